@@ -1,0 +1,103 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+type reloadCmd struct{}
+
+// Run reloads.
+func (reloadCmd) Run(a *app) error {
+	r, err := a.client().Reload(a.ctx)
+	if err != nil {
+		return err
+	}
+	later := ""
+	if len(r.NeedRestart) > 0 {
+		later = fmt.Sprintf("takes effect at the next start: %s\n", strings.Join(r.NeedRestart, ", "))
+	}
+	return a.say("reloaded: %s; %s got another verdict\n%s", count(r.Rules, "rule"), count(r.Changed, "running connection"), later)
+}
+
+type confirmCmd struct{}
+
+// Run confirms.
+func (confirmCmd) Run(a *app) error { return a.client().Do(a.ctx, "confirm") }
+
+type pauseCmd struct {
+	Duration time.Duration `arg:"" help:"How long, such as 10m."`
+}
+
+// Run pauses.
+func (c *pauseCmd) Run(a *app) error {
+	if err := a.client().Pause(a.ctx, c.Duration); err != nil {
+		return err
+	}
+	return a.say("paused until %s: everything passes; `refd resume` ends it\n", time.Now().Add(c.Duration).Format(time.TimeOnly))
+}
+
+type resumeCmd struct{}
+
+// Run resumes.
+func (resumeCmd) Run(a *app) error { return a.client().Do(a.ctx, "resume") }
+
+type stopCmd struct {
+	Restart bool `help:"Exit with the status that makes the service manager start refd again."`
+}
+
+// Run stops the daemon.
+func (c *stopCmd) Run(a *app) error {
+	if c.Restart {
+		return a.client().Do(a.ctx, "restart")
+	}
+	return a.client().Do(a.ctx, "shutdown")
+}
+
+type completionCmd struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+// Run prints a completion script, made from the command line itself.
+func (c *completionCmd) Run(a *app) error {
+	var names []string
+	var fish strings.Builder
+	flags := func(n *kong.Node) string {
+		var f []string
+		for _, group := range n.AllFlags(true) {
+			for _, flag := range group {
+				f = append(f, "--"+flag.Name)
+			}
+		}
+		return strings.Join(f, " ")
+	}
+	var cases strings.Builder
+	for _, n := range a.parser.Model.Children {
+		names = append(names, n.Name)
+		fmt.Fprintf(&cases, "    %s) words='%s' ;;\n", n.Name, flags(n))
+		fmt.Fprintf(&fish, "complete -c refd -n __fish_use_subcommand -a %s -d '%s'\n", n.Name, strings.ReplaceAll(n.Help, "'", `\'`))
+		for _, f := range strings.Fields(flags(n)) {
+			fmt.Fprintf(&fish, "complete -c refd -n '__fish_seen_subcommand_from %s' -l %s\n", n.Name, strings.TrimPrefix(f, "--"))
+		}
+	}
+	if c.Shell == "fish" {
+		return a.say("complete -c refd -f\n%s", fish.String())
+	}
+	head := ""
+	if c.Shell == "zsh" {
+		head = "autoload -U +X bashcompinit && bashcompinit\n"
+	}
+	return a.say(`%s_refd() {
+  local words
+  case "${COMP_WORDS[1]}" in
+%s    *) words='%s' ;;
+  esac
+  [ "$COMP_CWORD" = 1 ] && words='%s'
+  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o default -F _refd refd
+`, head, cases.String(), strings.Join(names, " "), strings.Join(names, " "))
+}

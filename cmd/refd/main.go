@@ -1,0 +1,153 @@
+// Command refd is the reference daemon of weir: an application firewall that
+// decides, connection by connection, what programs on this machine may do.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/weirfw/weir/internal/refd/api"
+	"github.com/weirfw/weir/internal/refd/config"
+)
+
+// version is set by the linker for releases.
+var version = ""
+
+// cli is the command line.
+type cli struct {
+	Config string `short:"c" type:"path" placeholder:"FILE" help:"Configuration file. Default ${config}; without that file, the built-in defaults."`
+	Socket string `type:"path" placeholder:"PATH" help:"Socket of the running refd. Default that of the configuration."`
+
+	Run        runCmd        `cmd:"" help:"Run the firewall until it is told to stop."`
+	Check      checkCmd      `cmd:"" help:"Check a configuration file, and say what is wrong and where."`
+	Status     statusCmd     `cmd:"" help:"Show how refd is. The exit status is that of the worst state: 0 fine, 10 hint, 11 warning, 12 error; 3 if refd does not run."`
+	Conns      connsCmd      `cmd:"" help:"List connections and what was decided about them."`
+	Explain    explainCmd    `cmd:"" help:"Say what would happen to a connection, and which rule says so."`
+	Rules      rulesCmd      `cmd:"" help:"List the rules in force with their hit counters."`
+	Interfaces interfacesCmd `cmd:"" help:"List network interfaces, and which is the default."`
+	Split      splitCmd      `cmd:"" help:"Show the split tunnel, or switch it on or off."`
+	Reload     reloadCmd     `cmd:"" help:"Read the configuration again; a bad one changes nothing."`
+	Confirm    confirmCmd    `cmd:"" help:"Confirm a run that was started with --confirm."`
+	Pause      pauseCmd      `cmd:"" help:"Stop intercepting for a time: everything passes."`
+	Resume     resumeCmd     `cmd:"" help:"End a pause."`
+	Stop       stopCmd       `cmd:"" help:"Stop the running refd, or restart it."`
+	Cleanup    cleanupCmd    `cmd:"" help:"Remove everything that a crashed refd left in this machine's packet filter."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Completion completionCmd `cmd:"" help:"Print a completion script for bash, zsh or fish."`
+}
+
+// app is what commands need of the process.
+type app struct {
+	ctx    context.Context
+	stdout io.Writer
+	stderr io.Writer
+	cli    *cli
+	parser *kong.Kong
+}
+
+// statusError ends the process with a status and without a message.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	var status statusError
+	switch {
+	case err == nil:
+	case errors.As(err, &status):
+		os.Exit(int(status))
+	default:
+		for line := range strings.Lines(err.Error()) { // several errors are several lines
+			fmt.Fprintln(os.Stderr, "refd:", strings.TrimSuffix(line, "\n"))
+		}
+		os.Exit(1)
+	}
+}
+
+// run is main without the process around it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("refd"),
+		kong.Description("An application firewall: it decides, connection by connection, what programs may do."),
+		kong.Vars{"config": config.DefaultPath},
+		kong.Writers(stdout, stderr),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Exit(func(status int) { exited = status }))
+	if err != nil {
+		return fmt.Errorf("build command line: %w", err)
+	}
+	k, err := parser.Parse(args)
+	if exited >= 0 {
+		// --help was answered
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w (see `refd --help`)", err)
+	}
+	return k.Run(&app{ctx: ctx, stdout: stdout, stderr: stderr, cli: &c, parser: parser}) //nolint:wrapcheck // the command's own error
+}
+
+// say prints for people.
+func (a *app) say(format string, args ...any) error {
+	if _, err := fmt.Fprintf(a.stdout, format, args...); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// count says how many there are of something.
+func count(n int, noun string) string {
+	switch n {
+	case 0:
+		return "no " + noun + "s"
+	case 1:
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// client returns a client of the running refd. Its socket is that of the
+// configuration, even if the rest of that is bad.
+func (a *app) client() *api.Client {
+	socket := a.cli.Socket
+	if socket == "" {
+		socket = config.Socket(a.configPath())
+	}
+	return api.NewClient(socket)
+}
+
+// configPath is where the configuration is, if there is one.
+func (a *app) configPath() string { return cmp.Or(a.cli.Config, config.DefaultPath) }
+
+type versionCmd struct{}
+
+// Run prints the version.
+func (versionCmd) Run(a *app) error {
+	return a.say("refd %s\n", versionText())
+}
+
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "(devel)"
+}

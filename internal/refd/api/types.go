@@ -1,0 +1,143 @@
+package api
+
+import (
+	"time"
+
+	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/firewall"
+	"github.com/weirfw/weir/pkg/module"
+	"github.com/weirfw/weir/pkg/packet"
+	"github.com/weirfw/weir/pkg/splittunnel"
+	"github.com/weirfw/weir/pkg/verdict"
+)
+
+// Status says how refd is.
+type Status struct {
+	Version string `json:"version"`
+	PID     int    `json:"pid"`
+	// Mode is observe or enforce.
+	Mode string `json:"mode"`
+	// Config is the path of the configuration file.
+	Config  string    `json:"config"`
+	Rules   int       `json:"rules"`
+	Started time.Time `json:"started"`
+	// PausedUntil is zero unless interception is paused.
+	PausedUntil time.Time `json:"pausedUntil,omitzero"`
+	// ConfirmUntil is zero unless `refd confirm` is awaited.
+	ConfirmUntil time.Time `json:"confirmUntil,omitzero"`
+	// Worst is the severity of the worst state; fine if there is none.
+	Worst    module.Severity `json:"worst"`
+	Modules  []Module        `json:"modules"`
+	States   []State         `json:"states"`
+	Live     int             `json:"live"`
+	Firewall firewall.Stats  `json:"firewall"`
+	// Source has the figures of the packet backend.
+	Source any `json:"source,omitempty"`
+	// Processes has the figures of process lookups.
+	Processes any `json:"processes,omitempty"`
+	// SplitTunnel is nil without an engine.
+	SplitTunnel *splittunnel.Status `json:"splitTunnel,omitempty"`
+}
+
+// Module is a part of refd.
+type Module struct {
+	Name  string `json:"name"`
+	Phase string `json:"phase"`
+}
+
+// State is something a person should know about a module.
+type State struct {
+	Module   string          `json:"module"`
+	ID       string          `json:"id"`
+	Title    string          `json:"title"`
+	Message  string          `json:"message"`
+	Severity module.Severity `json:"severity"`
+	Since    time.Time       `json:"since"`
+}
+
+// ExplainRequest describes a connection that need not exist.
+type ExplainRequest struct {
+	// Path of the executable; empty is an unknown process.
+	Path   string   `json:"path"`
+	Args   []string `json:"args,omitempty"`
+	Script string   `json:"script,omitempty"`
+	UID    uint32   `json:"uid"`
+	// Direction is out by default.
+	Direction packet.Direction `json:"direction"`
+	Protocol  packet.Protocol  `json:"protocol"`
+	// Remote is an address, or an address with a port.
+	Remote string `json:"remote"`
+	// LocalPort may be 0.
+	LocalPort uint16 `json:"localPort,omitempty"`
+	Domain    string `json:"domain,omitempty"`
+	Interface string `json:"interface,omitempty"`
+}
+
+// Step is a rule that was looked at.
+type Step struct {
+	Layer   string `json:"layer"`
+	Rule    string `json:"rule"`
+	Matched bool   `json:"matched"`
+	Text    string `json:"text"`
+}
+
+// Explanation says what would happen, and why.
+type Explanation struct {
+	Connection conn.Snapshot    `json:"connection"`
+	Decision   verdict.Decision `json:"decision"`
+	// Asks is true if a person would be asked; then Decision is empty.
+	Asks bool `json:"asks,omitempty"`
+	// Enforced is false in mode observe.
+	Enforced bool   `json:"enforced"`
+	Steps    []Step `json:"steps"`
+}
+
+// ReloadResult says what a reload did.
+type ReloadResult struct {
+	Rules int `json:"rules"`
+	// Changed is how many running connections got another verdict.
+	Changed int `json:"changed"`
+	// NeedRestart names settings that changed and take effect at the next start.
+	NeedRestart []string `json:"needRestart,omitempty"`
+}
+
+// SplitRequest switches the split tunnel on or off, until refd is started again.
+type SplitRequest struct {
+	On bool `json:"on"`
+}
+
+// PauseRequest asks for a pause.
+type PauseRequest struct {
+	Seconds float64 `json:"seconds"`
+}
+
+// Interface is a network interface of the host.
+type Interface struct {
+	Index     uint32   `json:"index"`
+	Name      string   `json:"name"`
+	Kind      string   `json:"kind"`
+	MAC       string   `json:"mac,omitempty"`
+	MTU       int      `json:"mtu"`
+	Up        bool     `json:"up"`
+	Addresses []string `json:"addresses"`
+	// Default4 and Default6 are the gateways of its default routes, "direct"
+	// without one, "" if there is none.
+	Default4 string `json:"default4,omitempty"`
+	Default6 string `json:"default6,omitempty"`
+	// Best lists the families whose best physical default it is.
+	Best []string `json:"best,omitempty"`
+}
+
+// Rule is a rule with its counter.
+type Rule struct {
+	ID      string `json:"id"`
+	Layer   string `json:"layer"`
+	Action  string `json:"action"`
+	Comment string `json:"comment,omitempty"`
+	Hits    uint64 `json:"hits"`
+}
+
+// Problem is an error answer.
+type Problem struct {
+	Error string `json:"error"`
+}

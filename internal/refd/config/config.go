@@ -1,0 +1,332 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/weirfw/weir/pkg/rules"
+)
+
+// DefaultPath is where refd looks for its configuration on Linux.
+const DefaultPath = "/etc/weir/refd.yaml"
+
+// MaxSocket is how many bytes the path of the API's socket may have (unix(7)).
+const MaxSocket = 107
+
+// File is the content of a configuration file. Default returns the values of
+// what is not written.
+type File struct {
+	// Mode is observe or enforce.
+	Mode Mode `yaml:"mode"`
+	// OnExit says what is left on the host in mode enforce: closed or open.
+	OnExit OnExit `yaml:"on_exit"`
+	// PermanentVerdicts lets the kernel decide the rest of a connection.
+	PermanentVerdicts bool `yaml:"permanent_verdicts"`
+	// Failed is the answer to outbound connections that fail: block or drop.
+	Failed Failed `yaml:"failed"`
+	// OnChange is what happens to running connections that a new policy
+	// refuses: cut or leave.
+	OnChange OnChange `yaml:"on_change"`
+
+	Ask       Ask       `yaml:"ask"`
+	Handler   Handler   `yaml:"handler"`
+	Log       Log       `yaml:"log"`
+	API       API       `yaml:"api"`
+	Netfilter Netfilter `yaml:"netfilter"`
+	// SplitTunnel says how split connections are carried; which those are is
+	// said by split.
+	SplitTunnel SplitTunnel `yaml:"split_tunnel"`
+	History     History     `yaml:"connections"`
+
+	rules.Config `yaml:",inline"`
+}
+
+// Ask configures questions to the user.
+type Ask struct {
+	// Timeout after which the default denial holds.
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// Handler configures the external verdict handler.
+type Handler struct {
+	Deadline time.Duration `yaml:"deadline"`
+}
+
+// Log configures logging.
+type Log struct {
+	Level  slog.Level `yaml:"level"`
+	Format LogFormat  `yaml:"format"`
+}
+
+// API configures the local control interface.
+type API struct {
+	// Socket is the path of the unix socket.
+	Socket string `yaml:"socket"`
+}
+
+// History bounds the memory of connections.
+type History struct {
+	MaxLive   int           `yaml:"max_live"`
+	MaxEnded  int           `yaml:"max_ended"`
+	KeepEnded time.Duration `yaml:"keep_ended"`
+}
+
+// Netfilter configures the Linux backend.
+type Netfilter struct {
+	// Variant of iptables: auto, nft or legacy.
+	Variant string `yaml:"variant"`
+	// ChainPrefix begins the names of our chains.
+	ChainPrefix string `yaml:"chain_prefix"`
+	// StateDir is where refd remembers what it changed.
+	StateDir string `yaml:"state_dir"`
+	Queues   Queues `yaml:"queues"`
+	Marks    Marks  `yaml:"marks"`
+	// QueueLength is how many packets the kernel keeps per queue.
+	QueueLength int `yaml:"queue_length"`
+	// PacketTimeout is how long a packet may wait for its verdict.
+	PacketTimeout time.Duration `yaml:"packet_timeout"`
+	// FailOpen accepts packets when a queue is full.
+	FailOpen bool `yaml:"fail_open"`
+}
+
+// Queues are the NFQUEUE numbers.
+type Queues struct {
+	Out4 uint16 `yaml:"out4"`
+	In4  uint16 `yaml:"in4"`
+	Out6 uint16 `yaml:"out6"`
+	In6  uint16 `yaml:"in6"`
+}
+
+// Marks are the packet marks.
+type Marks struct {
+	Accept       uint32 `yaml:"accept"`
+	Block        uint32 `yaml:"block"`
+	Drop         uint32 `yaml:"drop"`
+	AcceptFinal  uint32 `yaml:"accept_final"`
+	AcceptAlways uint32 `yaml:"accept_always"`
+	BlockAlways  uint32 `yaml:"block_always"`
+	DropAlways   uint32 `yaml:"drop_always"`
+	Tunnel       uint32 `yaml:"tunnel"`
+	SplitTun     uint32 `yaml:"split_tunnel"`
+	Nameserver   uint32 `yaml:"nameserver"`
+}
+
+// SplitTunnel configures what carries connections that leave by an interface of
+// their own.
+type SplitTunnel struct {
+	// Engine is kroute, proxy or none.
+	Engine SplitEngine `yaml:"engine"`
+	// Table is kroute's first routing table, and Priority that of its rules.
+	Table    uint32 `yaml:"table"`
+	Priority uint32 `yaml:"priority"`
+	// Interfaces is how many interfaces kroute can use at once.
+	Interfaces int `yaml:"interfaces"`
+	// Listen4 and Listen6 are where the proxy listens.
+	Listen4 netip.AddrPort `yaml:"listen4"`
+	Listen6 netip.AddrPort `yaml:"listen6"`
+}
+
+// Default returns the configuration of an empty file: mode observe.
+func Default() File {
+	return File{
+		Mode:              Observe,
+		OnExit:            Closed,
+		PermanentVerdicts: true,
+		Failed:            FailBlock,
+		OnChange:          Cut,
+		Ask:               Ask{Timeout: time.Minute},
+		Handler:           Handler{Deadline: 250 * time.Millisecond},
+		Log:               Log{Level: slog.LevelInfo, Format: Text},
+		API:               API{Socket: "/run/weir/refd.sock"},
+		History:           History{MaxLive: 1 << 18, MaxEnded: 10_000, KeepEnded: 10 * time.Minute},
+		Netfilter: Netfilter{
+			Variant:     "auto",
+			ChainPrefix: "WEIR",
+			StateDir:    "/run/weir",
+			Queues:      Queues{Out4: 17040, In4: 17140, Out6: 17060, In6: 17160},
+			Marks: Marks{
+				Accept: 1700, Block: 1701, Drop: 1702, AcceptFinal: 1709, AcceptAlways: 1710,
+				BlockAlways: 1711, DropAlways: 1712, Tunnel: 1717, SplitTun: 1719, Nameserver: 1799,
+			},
+			QueueLength:   65535,
+			PacketTimeout: 30 * time.Second,
+		},
+		SplitTunnel: SplitTunnel{
+			Engine: SplitKroute, Table: 1719, Priority: 719, Interfaces: 8,
+			Listen4: netip.MustParseAddrPort("127.0.0.17:719"), Listen6: netip.MustParseAddrPort("[::1]:719"),
+		},
+	}
+}
+
+// Mode is observe or enforce.
+type Mode string
+
+// The modes.
+const (
+	Observe Mode = "observe"
+	Enforce Mode = "enforce"
+)
+
+// OnExit is closed or open.
+type OnExit string
+
+// What is left behind on exit.
+const (
+	Closed OnExit = "closed"
+	Open   OnExit = "open"
+)
+
+// Failed is block or drop.
+type Failed string
+
+// How failures are answered.
+const (
+	FailBlock Failed = "block"
+	FailDrop  Failed = "drop"
+)
+
+// OnChange is cut or leave.
+type OnChange string
+
+// What happens to running connections.
+const (
+	Cut   OnChange = "cut"
+	Leave OnChange = "leave"
+)
+
+// SplitEngine is kroute, proxy or none.
+type SplitEngine string
+
+// The engines of the split tunnel.
+const (
+	SplitKroute SplitEngine = "kroute"
+	SplitProxy  SplitEngine = "proxy"
+	SplitNone   SplitEngine = "none"
+)
+
+// LogFormat is text or json.
+type LogFormat string
+
+// The log formats.
+const (
+	Text LogFormat = "text"
+	JSON LogFormat = "json"
+)
+
+// value is a problem with a value that the rules package does not check.
+type value struct{ path, msg, hint string }
+
+// bad returns a problem with what was written.
+func bad(path, written, msg, hint string) value {
+	return value{path, fmt.Sprintf("%q: %s", written, msg), hint}
+}
+
+// check finds what the types cannot.
+func (f *File) check() []value {
+	var found []value
+	oneOf := func(path, got string, want ...string) {
+		for _, w := range want {
+			if got == w {
+				return
+			}
+		}
+		found = append(found, bad(path, got, "unknown value", fmt.Sprintf("use one of %q", want)))
+	}
+	oneOf("mode", string(f.Mode), string(Observe), string(Enforce))
+	oneOf("on_exit", string(f.OnExit), string(Closed), string(Open))
+	oneOf("failed", string(f.Failed), string(FailBlock), string(FailDrop))
+	oneOf("on_change", string(f.OnChange), string(Cut), string(Leave))
+	oneOf("log.format", string(f.Log.Format), string(Text), string(JSON))
+	oneOf("netfilter.variant", f.Netfilter.Variant, "auto", "nft", "legacy")
+	oneOf("split_tunnel.engine", string(f.SplitTunnel.Engine), string(SplitKroute), string(SplitProxy), string(SplitNone))
+	atLeast := func(path string, got, low time.Duration) {
+		if got < low {
+			found = append(found, bad(path, got.String(), "too short", fmt.Sprintf("use at least %v", low)))
+		}
+	}
+	atLeast("ask.timeout", f.Ask.Timeout, time.Second)
+	atLeast("handler.deadline", f.Handler.Deadline, time.Millisecond)
+	atLeast("connections.keep_ended", f.History.KeepEnded, 0)
+	atLeast("netfilter.packet_timeout", f.Netfilter.PacketTimeout, 100*time.Millisecond)
+	within := func(path string, got, low, high int) {
+		if got < low || got > high {
+			found = append(found, bad(path, fmt.Sprint(got), "out of range", fmt.Sprintf("use %d to %d", low, high)))
+		}
+	}
+	within("connections.max_live", f.History.MaxLive, 1024, 1<<24)
+	within("connections.max_ended", f.History.MaxEnded, 1, 1<<24)
+	within("netfilter.queue_length", f.Netfilter.QueueLength, 64, 1<<20)
+	within("split_tunnel.interfaces", f.SplitTunnel.Interfaces, 1, 71)
+	// below are the kernel's own tables and rules, above is the table of this host's addresses
+	within("split_tunnel.table", int(f.SplitTunnel.Table), 256, 1<<31-1)
+	within("split_tunnel.priority", int(f.SplitTunnel.Priority), 1, 32764)
+	loopback := func(path string, got, example netip.AddrPort, family string) {
+		if a := got.Addr(); !a.IsLoopback() || a.Is4() != example.Addr().Is4() || a.Zone() != "" || got.Port() == 0 {
+			found = append(found, bad(path, got.String(), "not a loopback address of "+family+" with a port", "write it like "+example.String()))
+		}
+	}
+	def := Default().SplitTunnel
+	loopback("split_tunnel.listen4", f.SplitTunnel.Listen4, def.Listen4, "IPv4")
+	loopback("split_tunnel.listen6", f.SplitTunnel.Listen6, def.Listen6, "IPv6")
+	absolute := func(path, got string) {
+		if len(got) == 0 || got[0] != '/' {
+			found = append(found, bad(path, got, "not an absolute path", `begin it with "/"`))
+		}
+	}
+	absolute("api.socket", f.API.Socket)
+	absolute("netfilter.state_dir", f.Netfilter.StateDir)
+	if n := len(f.API.Socket); n > MaxSocket {
+		found = append(found, bad("api.socket", f.API.Socket, fmt.Sprintf("too long for a socket: %d bytes", n), fmt.Sprintf("use at most %d", MaxSocket)))
+	}
+	return append(found, f.checkHost(found)...)
+}
+
+// idle finds what does nothing about the split tunnel.
+func (l *Loaded) idle() (found []value) {
+	const remedy = "write use: true beside it, or use: false to keep it for later"
+	idle := func(s rules.Split) bool {
+		return s.Use == nil && (s.Interface != nil || len(s.Include) > 0 || len(s.Exclude) > 0)
+	}
+	inUse := l.Split.Use != nil && *l.Split.Use
+	if !l.Rules.SplitOn() && idle(l.Split) {
+		found = append(found, value{"split", "does nothing: no app uses the split tunnel", remedy})
+	}
+	for i, a := range l.Apps {
+		if !inUse && idle(a.Split) {
+			found = append(found, value{fmt.Sprintf("apps[%d].split", i), "does nothing: the app does not use the split tunnel", remedy})
+		}
+	}
+	if n := len(l.Rules.SplitInterfaces()); l.SplitTunnel.Engine == SplitKroute && n > l.SplitTunnel.Interfaces {
+		found = append(found, value{
+			"split_tunnel.interfaces", fmt.Sprintf("apps name %d interfaces, and there is room for %d: the rest fails", n, l.SplitTunnel.Interfaces),
+			"unless some of them are the same, write " + fmt.Sprint(n),
+		})
+	}
+	return found
+}
+
+// NeedRestart names the settings of next that differ and that a running refd
+// cannot change.
+func (f *File) NeedRestart(next *File) []string {
+	var names []string
+	differs := func(name string, same bool) {
+		if !same {
+			names = append(names, name)
+		}
+	}
+	differs("mode", f.Mode == next.Mode)
+	differs("on_exit", f.OnExit == next.OnExit)
+	differs("permanent_verdicts", f.PermanentVerdicts == next.PermanentVerdicts)
+	differs("failed", f.Failed == next.Failed)
+	differs("on_change", f.OnChange == next.OnChange)
+	differs("ask", f.Ask == next.Ask)
+	differs("handler", f.Handler == next.Handler)
+	differs("log.format", f.Log.Format == next.Log.Format)
+	differs("api", f.API == next.API)
+	differs("netfilter", f.Netfilter == next.Netfilter)
+	differs("split_tunnel", f.SplitTunnel == next.SplitTunnel)
+	differs("connections", f.History == next.History)
+	return names
+}

@@ -1,0 +1,2 @@
+// Package refd wires the SDK's packages into the reference daemon.
+package refd

@@ -1,0 +1,79 @@
+package refd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/pkg/nfq"
+)
+
+// nfqSource is the Linux backend.
+type nfqSource struct {
+	*nfq.Source
+	host nfq.HostConfig
+}
+
+// openSource returns the packet backend that cfg describes.
+func openSource(cfg *config.Loaded, log *slog.Logger, repaired func()) (source, error) {
+	host := hostConfig(&cfg.File, log)
+	n := cfg.Netfilter
+	s, err := nfq.New(nfq.Config{
+		Host:        host,
+		MaxQueueLen: n.QueueLength,
+		Timeout:     n.PacketTimeout,
+		FailOpen:    n.FailOpen,
+		Logger:      log.With("module", "packets"),
+		OnRepair:    repaired,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("netfilter: %w", err)
+	}
+	return &nfqSource{Source: s, host: host}, nil
+}
+
+func hostConfig(cfg *config.File, log *slog.Logger) nfq.HostConfig {
+	n := cfg.Netfilter
+	host := nfq.HostConfig{
+		ChainPrefix: n.ChainPrefix,
+		Marks: nfq.Marks{
+			Accept: n.Marks.Accept, Block: n.Marks.Block, Drop: n.Marks.Drop, AcceptFinal: n.Marks.AcceptFinal,
+			AcceptAlways: n.Marks.AcceptAlways, BlockAlways: n.Marks.BlockAlways, DropAlways: n.Marks.DropAlways,
+			Tunnel: n.Marks.Tunnel, SplitTun: n.Marks.SplitTun, Nameserver: n.Marks.Nameserver,
+		},
+		Queues:    nfq.Queues{Out4: n.Queues.Out4, In4: n.Queues.In4, Out6: n.Queues.Out6, In6: n.Queues.In6},
+		StateFile: filepath.Join(n.StateDir, "netfilter.json"),
+		Logger:    log.With("module", "netfilter"),
+	}
+	if cfg.Mode == config.Observe {
+		host.Mode = nfq.Observe
+	}
+	if cfg.OnExit == config.Open {
+		host.OnExit = nfq.ExitOpen
+	}
+	switch split := cfg.SplitTunnel; split.Engine {
+	case config.SplitKroute:
+		host.Redirects.RouteSplitTun = true
+	case config.SplitProxy:
+		host.Redirects.SplitTun = nfq.Redirect{To4: split.Listen4, To6: split.Listen6}
+	case config.SplitNone:
+	}
+	switch n.Variant {
+	case "nft":
+		host.Variant = nfq.VariantNFT
+	case "legacy":
+		host.Variant = nfq.VariantLegacy
+	}
+	return host
+}
+
+func (s *nfqSource) figures() any { return s.Stats() }
+
+func (s *nfqSource) cleanup(ctx context.Context) error {
+	if err := nfq.Cleanup(ctx, s.host); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package testutil_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/weirfw/weir/internal/testutil"
+)
+
+// recorder is a TB that notes what a check said instead of ending the test.
+type recorder struct {
+	testing.TB
+	fatal, skipped, errors string
+	cleanup                []func()
+}
+
+func (r *recorder) Cleanup(undo func())            { r.cleanup = append(r.cleanup, undo) }
+func (r *recorder) Errorf(format string, a ...any) { r.errors += fmt.Sprintf(format, a...) }
+func (r *recorder) Fatalf(format string, a ...any) { r.fatal += fmt.Sprintf(format, a...) }
+func (r *recorder) Skipf(format string, a ...any)  { r.skipped += fmt.Sprintf(format, a...) }
+
+func TestUnavailable(t *testing.T) {
+	for _, test := range []struct {
+		name, env           string
+		wantFatal, wantSkip bool
+	}{
+		{name: "at home", env: "", wantSkip: true},
+		{name: "in CI", env: "1", wantFatal: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv(testutil.CIVar, test.env)
+			r := &recorder{TB: t}
+			testutil.RequireTool(r, "no-such-program-here")
+			if got := r.fatal != ""; got != test.wantFatal {
+				t.Errorf("got fatal %q; want fatal: %v", r.fatal, test.wantFatal)
+			}
+			if got := r.skipped != ""; got != test.wantSkip {
+				t.Errorf("got skip %q; want skip: %v", r.skipped, test.wantSkip)
+			}
+			if said := r.fatal + r.skipped; !strings.Contains(said, "no-such-program-here") {
+				t.Errorf("got %q; want the name of what is missing", said)
+			}
+		})
+	}
+}
+
+func TestRequireToolFindsWhatIsThere(t *testing.T) {
+	r := &recorder{TB: t}
+	testutil.RequireTool(r, "go")
+	if r.fatal+r.skipped != "" {
+		t.Errorf("got %q; want nothing", r.fatal+r.skipped)
+	}
+}
+
+func TestNoLeaks(t *testing.T) {
+	release := make(chan struct{})
+	r := &recorder{TB: t}
+	testutil.NoLeaks(r)
+	started := make(chan struct{})
+	go leakyWorker(started, release)
+	<-started
+	r.cleanup[0]()
+	close(release)
+	if !strings.Contains(r.errors, "leakyWorker") {
+		t.Errorf("got %q; want the stack of leakyWorker", r.errors)
+	}
+
+	r = &recorder{TB: t}
+	testutil.NoLeaks(r)
+	done := make(chan struct{})
+	go func() { close(done) }()
+	<-done
+	r.cleanup[0]()
+	if r.errors != "" {
+		t.Errorf("got %q; want nothing for a goroutine that ended", r.errors)
+	}
+}
+
+func leakyWorker(started chan<- struct{}, release <-chan struct{}) {
+	close(started)
+	<-release
+}
+
+func TestIntegrationKernelProbes(t *testing.T) {
+	testutil.RequireRoot(t)
+	before, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testutil.RequireNFQUEUE(t)
+	testutil.RequireIPTables(t, testutil.VariantNFT)
+	testutil.RequireIPTables(t, testutil.VariantLegacy)
+	after, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after != before {
+		t.Errorf("got namespace %s after the probes; want %s as before", after, before)
+	}
+
+	t.Setenv(testutil.CIVar, "")
+	r := &recorder{TB: t}
+	testutil.RequireRule(r, testutil.VariantNFT, "-A", "OUTPUT", "-j", "NOSUCHTARGET")
+	if r.skipped == "" {
+		t.Error("got no skip; want one for a target that no kernel has")
+	}
+}

@@ -1,0 +1,113 @@
+package conn
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirfw/weir/pkg/packet"
+	"github.com/weirfw/weir/pkg/verdict"
+)
+
+// Conn is a connection. All methods may be called from any goroutine.
+type Conn struct {
+	// fast is what the packet path needs: decided bit, action, route.
+	fast atomic.Uint32
+	// lastSeen is in nanoseconds of the Unix epoch, 0 if unknown.
+	lastSeen atomic.Int64
+	packets  atomic.Uint64
+	received atomic.Uint64
+	sent     atomic.Uint64
+	snapshot atomic.Pointer[Snapshot]
+	// mu serialises writers of snapshot; readers need no lock.
+	mu sync.Mutex
+}
+
+const fastDecided uint32 = 1 << 31
+
+// New returns a connection that is described by first, which New takes over.
+func New(first *Snapshot) *Conn {
+	c := &Conn{}
+	c.lastSeen.Store(stamp(first.Started))
+	c.snapshot.Store(first)
+	return c
+}
+
+// State returns the state that was published last, without the live figures.
+// It costs one atomic load. The result must not be changed.
+func (c *Conn) State() *Snapshot { return c.snapshot.Load() }
+
+// Snapshot returns a copy of the state with the live figures.
+func (c *Conn) Snapshot() Snapshot {
+	s := *c.snapshot.Load()
+	s.LastSeen = c.LastSeen()
+	s.Packets = c.packets.Load()
+	s.ReceivedBytes = c.received.Load()
+	s.SentBytes = c.sent.Load()
+	return s
+}
+
+// Update publishes a changed state: change gets a copy to work on. It runs
+// under the connection's writer lock, so it must be short and must not call
+// methods of c that write.
+func (c *Conn) Update(change func(s *Snapshot)) *Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := *c.snapshot.Load()
+	change(&s)
+	c.snapshot.Store(&s)
+	return &s
+}
+
+// SetAction tells the packet path what to do with the connection's packets. An
+// action that does not exist is a drop.
+func (c *Conn) SetAction(action verdict.Action, route uint8) {
+	if action >= verdict.NumActions {
+		action = verdict.ActionDrop
+	}
+	c.fast.Store(fastDecided | uint32(route)<<8 | uint32(action))
+}
+
+// ClearAction makes the packet path hand over the connection's next packet.
+func (c *Conn) ClearAction() { c.fast.Store(0) }
+
+// Action returns what SetAction set; ok is false if there is nothing.
+func (c *Conn) Action() (action verdict.Action, route uint8, ok bool) {
+	f := c.fast.Load()
+	return verdict.Action(f & 0xff), uint8(f >> 8), f&fastDecided != 0
+}
+
+// Saw counts a packet that the packet path saw, and takes its time if it has
+// one.
+func (c *Conn) Saw(i *packet.Info) {
+	c.packets.Add(1)
+	// a store costs more than a load on a shared cache line: a burst has one time
+	if now := stamp(i.Seen); now != 0 && c.lastSeen.Load() != now {
+		c.lastSeen.Store(now)
+	}
+}
+
+// LastSeen returns when the packet path last saw a packet, or when the
+// connection started. It is zero if both are unknown.
+func (c *Conn) LastSeen() time.Time {
+	n := c.lastSeen.Load()
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n)
+}
+
+// stamp returns nanoseconds of the Unix epoch, and 0 for the zero time, whose
+// UnixNano is not defined.
+func stamp(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+// AddUsage adds transferred bytes.
+func (c *Conn) AddUsage(received, sent uint64) {
+	c.received.Add(received)
+	c.sent.Add(sent)
+}

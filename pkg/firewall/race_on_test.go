@@ -1,0 +1,6 @@
+//go:build race
+
+package firewall_test
+
+// raceEnabled is set where figures mean nothing.
+const raceEnabled = true

@@ -1,0 +1,324 @@
+package procinfo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/packet"
+)
+
+// Finder finds the processes of connections. It has no goroutine of its own; its
+// methods may be called from any.
+type Finder struct {
+	first []SocketOwner
+	// proc is the open procfs, loadavg a file in it.
+	proc, loadavg int
+	// countsFiles tells that the kernel has the number of a process' descriptors
+	// as the size of their directory.
+	countsFiles bool
+	// diag is nil where the kernel has no inet_diag at all.
+	diag  *diagPool
+	net   procNet
+	procs cache
+	socks memo
+	pool  sync.Pool
+
+	// life is held for reading by lookups, so that Close waits for them: it
+	// guards the descriptors above, whose numbers others get after Close.
+	life   sync.RWMutex
+	closed bool
+
+	counters counters
+}
+
+// One more than the highest of each.
+const (
+	numReasons = int(ReasonSeveral) + 1
+	numMethods = int(MethodProcNet) + 1
+)
+
+// unknowns are the errors without candidates, by reason: packets that belong to
+// no process may be many, and must not cost an allocation each.
+var unknowns = [numReasons]*UnknownError{ //nolint:gochecknoglobals // a table that nobody writes
+	ReasonNoSocket:     {Reason: ReasonNoSocket},
+	ReasonNoProcess:    {Reason: ReasonNoProcess},
+	ReasonGone:         {Reason: ReasonGone},
+	ReasonNotPermitted: {Reason: ReasonNotPermitted},
+	ReasonSeveral:      {Reason: ReasonSeveral},
+}
+
+func unknown(r Reason) error { return unknowns[r] }
+
+type counters struct {
+	lookups, failed, remembered, scans, listed atomic.Uint64
+
+	found   [numMethods]atomic.Uint64
+	unknown [numReasons]atomic.Uint64
+}
+
+// New returns a Finder for the network namespace of the calling thread. Call
+// Close when done with it. On systems other than Linux the error wraps
+// errors.ErrUnsupported.
+func New(cfg Config) (*Finder, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	f := &Finder{first: cfg.First, proc: -1, loadavg: -1}
+	f.procs = cache{limit: cfg.Processes, byPID: make(map[int]*proc)}
+	f.pool.New = func() any { return new(scratch) }
+	if f.proc, err = unix.Open(cfg.Proc, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return nil, fmt.Errorf("procinfo: open %s: %w", cfg.Proc, err)
+	}
+	if f.loadavg, err = openat(f.proc, []byte("loadavg\x00"), unix.O_RDONLY); err != nil {
+		closeFD(f.proc)
+		return nil, fmt.Errorf("procinfo: open %s/loadavg (is procfs mounted there?): %w", cfg.Proc, err)
+	}
+	var st unix.Stat_t
+	f.countsFiles = statAt(f.proc, []byte("self/fd\x00"), &st) == nil && st.Size > 0
+	if f.net, err = openProcNet(cfg.Proc); err != nil {
+		closeFD(f.proc)
+		closeFD(f.loadavg)
+		return nil, err
+	}
+	if f.diag, err = newDiagPool(cfg.Sockets); err != nil {
+		// Kernels without inet_diag are served through /proc/net; Stats tells.
+		f.diag = nil
+	}
+	return f, nil
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Processes < 0 || c.Sockets < 0 {
+		return c, fmt.Errorf("procinfo: negative size in config: %d processes, %d sockets", c.Processes, c.Sockets)
+	}
+	if c.Proc == "" {
+		c.Proc = "/proc"
+	}
+	if c.Processes == 0 {
+		c.Processes = 128
+	}
+	if c.Sockets == 0 {
+		c.Sockets = 4
+	}
+	c.First = append([]SocketOwner(nil), c.First...)
+	return c, nil
+}
+
+// Close closes what the Finder has open, after the calls in progress. Closing
+// twice is fine.
+func (f *Finder) Close() error {
+	f.life.Lock()
+	defer f.life.Unlock()
+	if f.closed {
+		return nil
+	}
+	f.closed = true
+	if f.diag != nil {
+		f.diag.close()
+	}
+	f.procs.clear()
+	closeFD(f.proc)
+	closeFD(f.loadavg)
+	if err := f.net.close(); err != nil {
+		return fmt.Errorf("procinfo: close: %w", err)
+	}
+	return nil
+}
+
+// Find returns the process of the connection that the packet belongs to;
+// direction is that of the connection. While nothing about a process changes,
+// the same pointer is returned for it.
+//
+// The error wraps ErrUnknown, and is an *UnknownError, if the process is not
+// known; it wraps ErrClosed after Close, and ctx's error if ctx ended while
+// processes were searched.
+func (f *Finder) Find(ctx context.Context, info *packet.Info, direction packet.Direction) (*conn.Process, error) {
+	f.counters.lookups.Add(1)
+	for _, o := range f.first {
+		if p, err := f.ask(ctx, o, info, direction); err == nil {
+			f.counters.found[MethodFirst].Add(1)
+			return p, nil
+		}
+	}
+	f.life.RLock()
+	defer f.life.RUnlock()
+	if f.closed {
+		return nil, ErrClosed
+	}
+	sc := f.scratch()
+	defer f.putScratch(sc)
+	p, method, err := f.find(ctx, info, direction, sc)
+	if err != nil {
+		return nil, f.countError(err)
+	}
+	f.counters.found[method].Add(1)
+	return p, nil
+}
+
+// FindQuick is Find for threads that must not be held up: it takes some ten
+// microseconds and answers for a process that was found lately and has changed
+// nothing since. ok is false if only Find can tell.
+func (f *Finder) FindQuick(info *packet.Info, direction packet.Direction) (p *conn.Process, ok bool) {
+	if len(f.first) > 0 || f.diag == nil || !f.diag.has[info.Protocol] || !f.life.TryRLock() {
+		return nil, false
+	}
+	defer f.life.RUnlock()
+	if f.closed {
+		return nil, false
+	}
+	sc := f.scratch()
+	sc.quick = true
+	defer f.putScratch(sc)
+	if _, err := f.locate(info, direction, sc); err != nil {
+		return nil, false
+	}
+	// The context ends searches, and there are none.
+	p, err := f.resolve(context.Background(), sc)
+	if err != nil {
+		return nil, false
+	}
+	f.counters.lookups.Add(1)
+	f.counters.found[MethodInetDiag].Add(1)
+	return p, true
+}
+
+// Process describes the process with the number as it is now. The error wraps
+// ErrUnknown if there is none.
+func (f *Finder) Process(pid int) (*conn.Process, error) {
+	f.life.RLock()
+	defer f.life.RUnlock()
+	if f.closed {
+		return nil, ErrClosed
+	}
+	p, err := f.known(pid, 0)
+	if errors.Is(err, errChanged) {
+		return nil, unknown(ReasonGone)
+	}
+	if err != nil {
+		return nil, goneOr(err)
+	}
+	defer p.release()
+	return p.info.Load(), nil
+}
+
+// ask asks one of Config.First.
+func (f *Finder) ask(ctx context.Context, o SocketOwner, info *packet.Info, dir packet.Direction) (*conn.Process, error) {
+	owner, err := o.Owner(ctx, info, dir)
+	if err != nil || owner.Process != nil {
+		return owner.Process, err //nolint:wrapcheck // Find drops it
+	}
+	p, err := f.Process(owner.PID)
+	if err != nil {
+		return nil, err
+	}
+	if owner.StartTicks != 0 && p.StartTicks != owner.StartTicks {
+		return nil, unknown(ReasonGone)
+	}
+	return p, nil
+}
+
+// goneOr turns "no such process" into ErrUnknown.
+func goneOr(err error) error {
+	switch {
+	case errors.Is(err, errChanged):
+		return err
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH), errors.Is(err, unix.EAGAIN):
+		return unknown(ReasonGone)
+	case isDenied(err):
+		return unknown(ReasonNotPermitted)
+	}
+	return err
+}
+
+func (f *Finder) countError(err error) error {
+	if u, ok := errors.AsType[*UnknownError](err); ok && int(u.Reason) < len(f.counters.unknown) {
+		f.counters.unknown[u.Reason].Add(1)
+		return err
+	}
+	f.counters.failed.Add(1)
+	return fmt.Errorf("procinfo: find: %w", err)
+}
+
+// find looks the socket up and then its process. If it has none, the socket is
+// looked up again, for it may have gone, or been handed on, meanwhile.
+func (f *Finder) find(
+	ctx context.Context, info *packet.Info, dir packet.Direction, sc *scratch,
+) (*conn.Process, Method, error) {
+	const tries = 2
+	var last error
+	for range tries {
+		method, err := f.locate(info, dir, sc)
+		if err != nil {
+			if last != nil && errors.Is(err, ErrUnknown) {
+				err = unknown(ReasonGone) // it was there a moment ago
+			}
+			return nil, 0, err
+		}
+		p, err := f.resolve(ctx, sc)
+		if err == nil {
+			if sc.alone != 0 {
+				f.socks.setAlone(sc.alone, useOf(info, dir), info.Local.Addr())
+			}
+			return p, method, nil
+		}
+		if !errors.Is(err, errNotHeld) {
+			return nil, 0, err
+		}
+		last = err
+	}
+	return nil, 0, f.unheld(sc)
+}
+
+// unheld notes that nobody holds the sockets, so that the search is not repeated
+// for each packet of the kernel's own sockets.
+func (f *Finder) unheld(sc *scratch) error {
+	e := unknowns[ReasonNoProcess]
+	if sc.denied {
+		e = unknowns[ReasonNotPermitted]
+	}
+	for i := range sc.socks {
+		f.socks.setSock(memoSock{inode: sc.socks[i].inode, until: believed(sc.cost), err: e})
+	}
+	return e
+}
+
+// Stats returns what was counted since New.
+func (f *Finder) Stats() Stats {
+	s := Stats{
+		Lookups: f.counters.lookups.Load(), Failed: f.counters.failed.Load(),
+		Remembered: f.counters.remembered.Load(), Scans: f.counters.scans.Load(),
+		Found: make(map[Method]uint64), Unknown: make(map[Reason]uint64),
+		Processes: f.procs.size(),
+	}
+	for m := MethodFirst; int(m) < numMethods; m++ {
+		s.Found[m] = f.counters.found[m].Load()
+	}
+	for r := ReasonNoSocket; int(r) < numReasons; r++ {
+		s.Unknown[r] = f.counters.unknown[r].Load()
+	}
+	if f.diag != nil {
+		for n, has := range f.diag.has {
+			if has {
+				s.InetDiag = append(s.InetDiag, packet.Protocol(n))
+			}
+		}
+	}
+	return s
+}
+
+func (f *Finder) scratch() *scratch {
+	sc, _ := f.pool.Get().(*scratch)
+	return sc
+}
+
+func (f *Finder) putScratch(sc *scratch) {
+	sc.quick = false
+	f.pool.Put(sc)
+}

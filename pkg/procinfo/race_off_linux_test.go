@@ -1,0 +1,5 @@
+//go:build !race
+
+package procinfo
+
+const raced = false

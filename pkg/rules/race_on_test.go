@@ -1,0 +1,6 @@
+//go:build race
+
+package rules_test
+
+// raceEnabled is set where times mean nothing.
+const raceEnabled = true
