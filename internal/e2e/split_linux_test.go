@@ -274,8 +274,32 @@ func TestIntegrationSplitWireGuard(t *testing.T) {
 				r.stop(t)
 				r.launch(t)
 				testAroundTunnel(t, r)
+				testKillSwitchControl(t, r, w, c.engine)
 			})
 		}
+	})
+}
+
+// testKillSwitchControl shows what the exception to wg-quick's kill switch is for: where a second copy of it stands that nobody
+// knows as wg-quick's, the proxy's replies are dropped. The kernel engine needs no exception.
+func testKillSwitchControl(t *testing.T, r *splitRig, w *tunnel, engine string) {
+	t.Helper()
+	iface := strings.TrimSuffix(filepath.Base(w.conf[r.client]), ".conf")
+	r.client.Run(t, "nft", fmt.Sprintf(`table ip control {
+		chain preraw {
+			type filter hook prerouting priority raw; policy accept;
+			iifname != "%s" ip daddr %s fib saddr type != local drop
+		}
+	}`, iface, tunnelAddresses.client[0]))
+	to := hostPort(aroundTunnel()[forChosen][0], splitTCPPort)
+	got := r.try(forChosen, r.app("chosen"), "tcp", to)
+	if works := got.err == nil; works != (engine == "kroute") || got.left.vpn != 0 {
+		t.Errorf("with a kill switch that has no exception: got %v, %d packets through the tunnel; want only the kernel engine to work\n%s",
+			got.err, got.left.vpn, got.out)
+	}
+	r.client.Run(t, "nft", "delete table ip control")
+	r.eventually(t, startLimit, "works again without it", func() bool {
+		return r.try(forChosen, r.app("chosen"), "tcp", to).err == nil
 	})
 }
 

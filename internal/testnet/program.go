@@ -70,8 +70,8 @@ func buildProgram(pkg string, flags []string) (built *os.File, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
 	defer cancel()
 	out := filepath.Join(dir, "program")
-	args := append([]string{"build", "-o", out}, flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
+	args := append([]string{"build"}, flags...) // -C has to come first
+	cmd := exec.CommandContext(ctx, "go", append(args, "-o", out, pkg)...)
 	cmd.Env = append(os.Environ(), "GOOS=", "GOARCH=", "GOFLAGS=-buildvcs=false")
 	if !strings.Contains(strings.Join(flags, " "), "-race") {
 		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")

@@ -49,7 +49,8 @@ type Config struct {
 	Policy Policy
 	// OnChange is told that connections may have to leave by another way than the one they were given, or can leave again:
 	// re-evaluate those that are split, and those that failed for want of their interface. It is called after the engine knows,
-	// and calls do not overlap. Optional.
+	// and calls do not overlap; while one runs, new connections take the newest way already, and several changes become one
+	// more call. Optional.
 	OnChange func(ctx context.Context)
 	// Logger is silent if nil.
 	Logger *slog.Logger
@@ -101,14 +102,32 @@ func (s *Splitter) Run(ctx context.Context, ready func()) error {
 		return wrapEngine(s.cfg.Engine, err)
 	case <-up:
 	}
-	unsubscribe := s.cfg.Links.Subscribe(func(*netif.Snapshot) { s.follow(ctx) })
-	s.follow(ctx)
+	changed := make(chan struct{}, 1)
+	var telling sync.WaitGroup
+	telling.Go(func() { s.tell(ctx, changed) })
+	unsubscribe := s.cfg.Links.Subscribe(func(*netif.Snapshot) { s.follow(ctx, changed) })
+	s.follow(ctx, changed)
 	if ready != nil {
 		ready()
 	}
 	err := <-ended
 	unsubscribe()
+	cancel()
+	telling.Wait()
 	return wrapEngine(s.cfg.Engine, err)
+}
+
+// tell calls OnChange for what follow sees. Looking at thousands of running connections takes its time, and new ones must not
+// be judged by an old plan meanwhile.
+func (s *Splitter) tell(ctx context.Context, changed <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			s.cfg.OnChange(ctx)
+		}
+	}
 }
 
 func wrapEngine(e Engine, err error) error {
@@ -118,17 +137,20 @@ func wrapEngine(e Engine, err error) error {
 	return nil
 }
 
-// follow brings the plan up to date, and tells if that changed anything.
-func (s *Splitter) follow(ctx context.Context) {
+// follow brings the plan up to date, and marks that anything changed.
+func (s *Splitter) follow(ctx context.Context, changed chan<- struct{}) {
 	if ctx.Err() != nil {
 		return
 	}
-	changed, err := s.replan(ctx)
+	did, err := s.replan(ctx)
 	if err != nil && ctx.Err() == nil {
 		s.cfg.Logger.Warn("some path of the split tunnel does not work", "err", err)
 	}
-	if changed && ctx.Err() == nil {
-		s.cfg.OnChange(ctx)
+	if did {
+		select {
+		case changed <- struct{}{}:
+		default: // the next call is about this change, too
+		}
 	}
 }
 

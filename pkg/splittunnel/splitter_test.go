@@ -277,6 +277,44 @@ func TestFollowsInterfaces(t *testing.T) {
 	})
 }
 
+// Whoever re-evaluates may take its time: new connections go by the newest interfaces all the same, and what changed meanwhile is
+// told once, afterwards.
+func TestSlowOnChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var links netif.Feed
+		links.Publish(host(t, nil))
+		ctx, cancel := context.WithCancel(t.Context())
+		began, goOn := make(chan struct{}, 8), make(chan struct{})
+		s, err := splittunnel.New(splittunnel.Config{
+			Engine: &engine{}, Links: &links, Policy: policy{portEth1: "eth1"},
+			OnChange: func(context.Context) { began <- struct{}{}; <-goOn },
+		})
+		require.NoError(t, err)
+		var running sync.WaitGroup
+		running.Go(func() { require.NoError(t, links.Run(ctx, nil)) })
+		running.Go(func() { require.NoError(t, s.Run(ctx, nil)) })
+		synctest.Wait()
+		split := func() error {
+			_, _, err := s.SplitTun(ctx, to("9.9.9.9:2", packet.TCP))
+			return err
+		}
+		for range 3 {
+			links.Publish(nil)
+			synctest.Wait()
+			require.Error(t, split())
+			links.Publish(host(t, nil))
+			synctest.Wait()
+			require.NoError(t, split())
+		}
+		require.Len(t, began, 1)
+		close(goOn)
+		synctest.Wait()
+		require.Len(t, began, 2)
+		cancel()
+		running.Wait()
+	})
+}
+
 func TestEngineError(t *testing.T) {
 	broken := errors.New("no policy routing")
 	s, err := splittunnel.New(splittunnel.Config{Engine: &engine{broken: broken}, Links: &netif.Feed{}, Policy: policy{}})

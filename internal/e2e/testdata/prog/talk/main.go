@@ -6,6 +6,8 @@
 //	talk big SIZE ADDR     one UDP datagram of this size
 //	talk bulk ADDR         1 MiB there and back by TCP
 //	talk hold ADDR         a TCP connection that sends a line every 20 ms until it breaks
+//	talk stun ADDR...      STUN binding requests from one UDP socket, and prints the mapped addresses
+//	talk stunserve ADDR... answers those, until it is ended
 //	talk many RATE ADDR    TCP connections, so many a second, until it is ended; failures are expected and counted
 package main
 
@@ -34,13 +36,17 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 2 {
-		return errors.New("usage: talk tcp|udp|udpto|big|bulk|hold|many ...")
+		return errors.New("usage: talk tcp|udp|udpto|big|bulk|hold|stun|stunserve|many ...")
 	}
 	switch args[0] {
 	case "tcp", "udp":
 		return once(args[0], args[1], []byte("hello\n"))
 	case "udpto":
 		return unconnected(args[1:])
+	case "stun":
+		return stun(args[1:])
+	case "stunserve":
+		return stunServe(args[1:])
 	case "big":
 		n, err := strconv.Atoi(args[1])
 		if err != nil {
