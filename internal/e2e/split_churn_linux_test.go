@@ -204,7 +204,8 @@ func testChurn(t *testing.T, r *splitRig) {
 	t.Logf("recovery after flaps %s, addresses %s, gateways %s, restarts of refd %s", flaps, addresses, gateways, quantiles(took))
 	for name, s := range wrong {
 		if n := s.Count(); n != 0 {
-			t.Errorf("%s: got %d packets; want none\n%x", name, n, s.Packets()[:1])
+			seen := s.Packets()
+			t.Errorf("%s: got %d packets; want none, the first of them:\n%x", name, n, seen[:min(len(seen), 5)])
 		}
 	}
 	for _, s := range slices.Concat(chosen, others) {

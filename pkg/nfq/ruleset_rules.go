@@ -305,8 +305,14 @@ func (b builder) output() []string {
 	if b.cfg.Redirects.SplitTun.to(b.f).IsValid() {
 		// What the kernel answers where a socket of the proxy was goes by the host's routes, not by the interface that the socket
 		// was bound to.
-		lost := connMark(b.m.AcceptFinal) + noOwner + " -j DROP"
-		rules = append(rules, "-p tcp -m tcp --tcp-flags RST RST "+lost, b.n.icmp+" "+b.n.unreachable+" "+lost)
+		lost := connMark(b.m.AcceptFinal) + noOwner
+		rules = append(rules,
+			"-p tcp -m tcp --tcp-flags RST RST "+lost+" -j DROP",
+			b.n.icmp+" "+b.n.unreachable+" "+lost+" -j DROP",
+			// The last acknowledgements of a socket that is closed (TIME_WAIT) may pass by its interface only. Without a route there,
+			// the kernel sends those of IPv6 by another one, from the address of the first.
+			"-p tcp "+lost+" -m addrtype ! --src-type LOCAL --limit-iface-out -j DROP",
+		)
 	}
 	rules = append(rules,
 		packetMark(b.m.AcceptFinal)+" -j ACCEPT",
