@@ -262,7 +262,9 @@ func (b builder) mangle() table {
 	if b.cfg.Redirects.RouteSplitTun {
 		// S gives a packet the mark of its connection, and that is all there is to do about it.
 		t.chains = append([]chain{{name: b.chain("S"), rules: []string{"-j CONNMARK --restore-mark"}}}, t.chains...)
-		t.chains = append(t.chains, chain{name: b.chain("POST"), from: "POSTROUTING", rules: b.postrouting()})
+	}
+	if rules := b.postrouting(); len(rules) > 0 {
+		t.chains = append(t.chains, chain{name: b.chain("POST"), from: "POSTROUTING", rules: rules})
 	}
 	if len(b.n.reach) > 0 {
 		// N is E for what finds neighbours, and ends the built-in chain.
@@ -284,9 +286,20 @@ func (b builder) prerouting() []string {
 	return rules
 }
 
-// postrouting keeps a VPN's kill switch from stopping what shall not go through the VPN.
+// postrouting looks at packets when their interface is final.
 func (b builder) postrouting() []string {
-	rules := []string{packetMark(0) + " -j RETURN"}
+	var rules []string
+	if b.cfg.Redirects.SplitTun.to(b.f).IsValid() {
+		// The last acknowledgements of a socket of the proxy that is closed (TIME_WAIT) may pass by its interface only. Without a
+		// route there, the kernel sends those of IPv6 by another one, from the address of the first; and so it does with what
+		// it routes again because a verdict came with a mark.
+		rules = append(rules, "-p tcp "+connMark(b.m.AcceptFinal)+noOwner+" -m addrtype ! --src-type LOCAL --limit-iface-out -j DROP")
+	}
+	if !b.cfg.Redirects.RouteSplitTun {
+		return rules
+	}
+	// A VPN's kill switch must not stop what shall not go through the VPN.
+	rules = append(rules, packetMark(0)+" -j RETURN")
 	for _, set := range b.m.splitTun() {
 		rules = append(rules, "! -o lo "+packetMark(set)+" -j ACCEPT")
 	}
@@ -309,9 +322,6 @@ func (b builder) output() []string {
 		rules = append(rules,
 			"-p tcp -m tcp --tcp-flags RST RST "+lost+" -j DROP",
 			b.n.icmp+" "+b.n.unreachable+" "+lost+" -j DROP",
-			// The last acknowledgements of a socket that is closed (TIME_WAIT) may pass by its interface only. Without a route there,
-			// the kernel sends those of IPv6 by another one, from the address of the first.
-			"-p tcp "+lost+" -m addrtype ! --src-type LOCAL --limit-iface-out -j DROP",
 		)
 	}
 	rules = append(rules,

@@ -109,7 +109,7 @@ func applyScript(s saved, script string) (saved, bool) {
 				s[name] = &savedTable{policies: map[string]string{}, rules: map[string][]string{}}
 			}
 			t = s[name]
-			for _, hook := range []string{"PREROUTING", "INPUT", "OUTPUT"} {
+			for _, hook := range []string{"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"} {
 				if t.policies[hook] == "" {
 					t.policies[hook] = "ACCEPT"
 					t.chains = append(t.chains, hook)
