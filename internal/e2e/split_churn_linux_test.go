@@ -230,6 +230,10 @@ func (r *splitRig) recovery(t *testing.T, streams []opener) func(what string) ti
 		r.eventually(t, startLimit, "recovers from "+what, func() bool {
 			for i, s := range streams {
 				if n, _ := s.progress(); n <= before[i] {
+					if time.Since(start) > startLimit {
+						t.Logf("no more connections of %d of %d; on the client and behind eth0:\n%s\n%s", i, len(streams),
+							routing(r.client), routing(r.up.ISP))
+					}
 					return false
 				}
 			}
@@ -237,6 +241,15 @@ func (r *splitRig) recovery(t *testing.T, streams []opener) func(what string) ti
 		})
 		return time.Since(start)
 	}
+}
+
+// routing is what a host knows about its ways, what it hears of its neighbours in two seconds, and what its packet filter let pass.
+func routing(h *testnet.Host) string {
+	out, _ := h.Try("sh", "-c", "ip address show; "+
+		"for f in -4 -6; do ip $f rule; ip $f route show table all; ip $f neigh; done; "+
+		"timeout 2 tcpdump -nvi any -c 40 icmp6 2>&1; ip -6 neigh; "+
+		"for t in mangle nat filter; do ip6tables-nft -t $t -nvL; done; grep -v ' 0$' /proc/net/snmp6")
+	return out
 }
 
 func quantiles(d []time.Duration) string {

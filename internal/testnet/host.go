@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -147,6 +148,24 @@ func noResolver() *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		return nil, errors.New("testnet: dial literal addresses, names would be resolved outside the namespace")
 	}}
+}
+
+// Zone is the zone of link-local and multicast addresses on one of the host's interfaces, as a number. Package net remembers the
+// numbers of interfaces by name for a minute, of whatever namespace it asked last; a number means itself everywhere.
+func (h *Host) Zone(t testutil.TB, iface string) string {
+	t.Helper()
+	var index int
+	err := h.Do(func() error {
+		link, err := net.InterfaceByName(iface)
+		if err == nil {
+			index = link.Index
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("on %s: find %s: %v", h.name, iface, err)
+	}
+	return strconv.Itoa(index)
 }
 
 // SetSysctl sets a kernel parameter of the namespace, such as net.ipv4.ip_forward. Keys with dots inside a name (eth0.1)

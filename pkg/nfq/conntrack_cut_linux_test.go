@@ -87,7 +87,12 @@ func testCutLinkLocal(t *testing.T, r *rig) {
 			peer, _, _ = strings.Cut(field, "/")
 		}
 	}
-	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", fmt.Sprintf("[%s%%eth0]:7", peer))
+	link, err := net.InterfaceByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// by number: package net may remember another namespace's eth0
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", fmt.Sprintf("[%s%%%d]:7", peer, link.Index))
 	if err != nil {
 		t.Fatal(err)
 	}
