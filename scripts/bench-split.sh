@@ -3,9 +3,10 @@
 #
 #   sudo scripts/bench-split.sh [-r ROUNDS] [-f "4 6"] [TEST]...
 #
-# TESTs are those of the harness, by default tcp1 tcp1r tcp8 rr crr1 crr8 urr ue64 ue64x4 ue1200; about 25 minutes with three
+# TESTs are those of the harness, by default tcp1 tcp1r tcp8 rr crr1 crr8 urr ue64 ue64x4 ue1200; about 30 minutes with three
 # rounds. SPLITBENCH is the directory of the harness, whose README tells what the tests and paths are. Paths: A direct without a
-# packet filter, Act direct with conntrack, and refd with the engines none (which only decides), kroute and proxy.
+# packet filter, Act direct with conntrack, queue the kernel engine's rules with a program that marks first packets and decides nothing,
+# and refd with the engines none (which only decides), kroute and proxy.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -49,14 +50,15 @@ cd "$work"
 ./servers.sh >servers.log 2>&1 &
 servers=$!
 sleep 1
+declare -A name=([queue]=queue [none]=refd-none [kroute]=refd-kroute [proxy]=refd-proxy)
 for round in $(seq "$rounds"); do
 	for family in $families; do
 		OUT=results.txt TESTS=$tests ./bench.sh "$round" "$family" A Act
-		for engine in none kroute proxy; do
+		for engine in queue none kroute proxy; do
 			# the harness calls any other proxy path B
 			SPLIT_ENGINE=$engine PEER=$work/peer.sh OUT=engine.txt TESTS=$tests \
 				./bench.sh "$round" "$family" B
-			[[ ! -f engine.txt ]] || sed "s/^\($round $family\) B /\1 refd-$engine /" engine.txt >>results.txt
+			[[ ! -f engine.txt ]] || sed "s/^\($round $family\) B /\1 ${name[$engine]} /" engine.txt >>results.txt
 			rm -f engine.txt
 		done
 	done
