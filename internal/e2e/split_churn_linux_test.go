@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -166,7 +167,13 @@ func testChurn(t *testing.T, r *splitRig) {
 			others = append(others, s)
 		}
 	}
-	recovered := r.recovery(t, chosen)
+	recover := r.recovery(t, chosen)
+	recovered := func(what string) time.Duration {
+		t.Helper()
+		took := recover(what)
+		r.wantNoneWrong(t, what, wrong)
+		return took
+	}
 	recovered("at first")
 	var took []time.Duration
 	for i := range 100 {
@@ -202,12 +209,6 @@ func testChurn(t *testing.T, r *splitRig) {
 		took = append(took, recovered("restart"))
 	}
 	t.Logf("recovery after flaps %s, addresses %s, gateways %s, restarts of refd %s", flaps, addresses, gateways, quantiles(took))
-	for name, s := range wrong {
-		if n := s.Count(); n != 0 {
-			seen := s.Packets()
-			t.Errorf("%s: got %d packets; want none, the first of them:\n%x", name, n, seen[:min(len(seen), 5)])
-		}
-	}
 	for _, s := range slices.Concat(chosen, others) {
 		worked, failed := s.progress()
 		t.Logf("%d connections worked, %d failed", worked, failed)
@@ -215,6 +216,31 @@ func testChurn(t *testing.T, r *splitRig) {
 			t.Errorf("only %d connections worked: nothing was tested", worked)
 		}
 		s.p.Kill()
+	}
+}
+
+// wantNoneWrong wants that nothing was captured that should not have left there. What it says of a packet goes by the port of the
+// connection.
+func (r *splitRig) wantNoneWrong(t *testing.T, after string, wrong map[string]*testnet.Sniffer) {
+	t.Helper()
+	for name, s := range wrong {
+		n := s.Count()
+		if n == 0 {
+			continue
+		}
+		seen := s.Packets()
+		t.Errorf("after %s: %s: got %d packets; want none, the first of them:\n%x", after, name, n, seen[:min(len(seen), 5)])
+		if b := seen[0]; b[0]>>4 == 4 {
+			port := binary.BigEndian.Uint16(b[(b[0]&15)*4:])
+			for _, c := range r.conns(t) {
+				if c.Tuple.Local.Port() == port {
+					t.Logf("refd knows %+v, process %+v", c, c.Process)
+				}
+			}
+			out, _ := r.client.Try("sh", "-c", fmt.Sprintf("conntrack -L 2>&1 | grep %d; ss -tanpie | grep -A1 :%[1]d; nft list ruleset; ip rule; ip route show table 1719", port))
+			t.Logf("the kernel knows of port %d:\n%s", port, out)
+		}
+		t.FailNow()
 	}
 }
 
@@ -231,8 +257,8 @@ func (r *splitRig) recovery(t *testing.T, streams []opener) func(what string) ti
 			for i, s := range streams {
 				if n, _ := s.progress(); n <= before[i] {
 					if time.Since(start) > startLimit {
-						t.Logf("no more connections of %d of %d; on the client and behind eth0:\n%s\n%s", i, len(streams),
-							routing(r.client), routing(r.up.ISP))
+						t.Logf("no more connections of %d of %d; refd, the client and the router behind eth0 know:\n%s%s\n%s\n%s", i, len(streams),
+							r.cli(t, "conns", "--limit", "40"), r.cli(t, "status", "--json"), routing(r.client), routing(r.up.ISP))
 					}
 					return false
 				}

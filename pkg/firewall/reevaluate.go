@@ -102,6 +102,12 @@ func judgedByPolicy(s *conn.Snapshot) bool {
 	return true
 }
 
+// isRest reports whether s was stopped because nobody could tell whose it is
+// (see mayBeSplit), which holds as before: policy would take it for anybody's.
+func (f *Firewall) isRest(s *conn.Snapshot) bool {
+	return s.Decision.Reason.Code == CodeOlder && s.Decision.Verdict == verdict.Drop && s.Process == nil && f.mayBeSplit(s)
+}
+
 // againLocks is a power of two.
 const againLocks = 64
 
@@ -168,6 +174,9 @@ func (f *Firewall) replace(c *conn.Conn, old *conn.Snapshot, r *filtered, mode p
 // decideAgain returns the decision about a connection that has one, nil if that
 // one stays.
 func (f *Firewall) decideAgain(ctx context.Context, c *conn.Conn, old *conn.Snapshot) *filtered {
+	if f.isRest(old) {
+		return nil
+	}
 	before, known := f.bases.of(c, old)
 	r, err := f.filter(ctx, old, again)
 	switch {

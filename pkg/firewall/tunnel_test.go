@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -425,7 +426,39 @@ func TestSenderGone(t *testing.T) {
 				if s.Decision.Verdict != tt.want || !s.Enforced && s.Direction == packet.Outbound {
 					t.Errorf("got %v, enforced %v; want %v, carried out", s.Decision, s.Enforced, tt.want)
 				}
+				r.reevaluate(firewall.Everything, 0)
 			})
 		}
 	}
+}
+
+// mayIdle is splitWays that can be switched off.
+type mayIdle struct {
+	splitWays
+	idle atomic.Bool
+}
+
+func (m *mayIdle) Active() bool { return !m.idle.Load() }
+
+// A change of policy does not let pass what nobody can attribute, whether it comes before, after or while that is judged.
+func TestSenderGoneStaysStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fin := flags(out(packet.TCP, 1, faraway), packet.TCPFin|packet.TCPAck)
+		split := &mayIdle{splitWays: splitWays{&ways{}}}
+		var r *rig
+		r = start(t, func(c *firewall.Config) {
+			c.SplitTunneler = split
+			c.Processes = finder(func(*packet.Info, packet.Direction) (*conn.Process, error) {
+				if _, err := r.Reevaluate(t.Context(), firewall.Everything); err != nil {
+					t.Error(err)
+				}
+				return nil, goneError{errors.New("no socket")}
+			})
+		})
+		r.want(fin, verdict.ActionPermanentDrop)
+		r.want(fin, verdict.ActionPermanentDrop)
+		split.idle.Store(true)
+		r.reevaluate(firewall.Everything, 1)
+		r.want(fin, verdict.ActionPermanentAccept)
+	})
 }
