@@ -167,10 +167,10 @@ func testChurn(t *testing.T, r *splitRig) {
 			others = append(others, s)
 		}
 	}
-	recover := r.recovery(t, chosen)
+	again := r.recovery(t, chosen)
 	recovered := func(what string) time.Duration {
 		t.Helper()
-		took := recover(what)
+		took := again(what)
 		r.wantNoneWrong(t, what, wrong)
 		return took
 	}
