@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -251,9 +252,8 @@ func (f *Finder) countError(err error) error {
 func (f *Finder) find(
 	ctx context.Context, info *packet.Info, dir packet.Direction, sc *scratch,
 ) (*conn.Process, Method, error) {
-	const tries = 2
 	var last error
-	for range tries {
+	for wait := time.Duration(0); ; {
 		method, err := f.locate(info, dir, sc)
 		if err != nil {
 			if last != nil && errors.Is(err, ErrUnknown) {
@@ -271,9 +271,43 @@ func (f *Finder) find(
 		if !errors.Is(err, errNotHeld) {
 			return nil, 0, err
 		}
-		last = err
+		if last != nil && (wait > longestWait || sc.denied || f.wasUnheld(sc)) {
+			return nil, 0, f.unheld(sc)
+		}
+		if last != nil {
+			if err := pause(ctx, wait); err != nil {
+				return nil, 0, err
+			}
+		}
+		last, wait = err, max(2*wait, time.Millisecond)
 	}
-	return nil, 0, f.unheld(sc)
+}
+
+// longestWait is the last of the waits for a socket that nobody holds to go, and about half of them all. A program that closes a
+// socket, or ends, loses its descriptor first: until the kernel has got rid of the socket, which takes as long as other programs are
+// in its way, it looks like one of the kernel's own.
+const longestWait = 128 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a socket to go: %w", ctx.Err())
+	case <-timer.C:
+		return nil
+	}
+}
+
+// wasUnheld reports whether it is known of the sockets that nobody holds them:
+// they are not about to go.
+func (f *Finder) wasUnheld(sc *scratch) bool {
+	for i := range sc.socks {
+		if m, ok := f.socks.sock(sc.socks[i].inode); !ok || m.err == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // unheld notes that nobody holds the sockets, so that the search is not repeated
