@@ -37,9 +37,17 @@ const MaxName = 253
 // CanonicalName returns a domain name in lower case and without the dot at its end: names are equal if these are (RFC 4343).
 // It is empty for the root, and for what is too long to be a name. It allocates only if there is something to change.
 func CanonicalName(s string) string {
-	s = strings.TrimSuffix(s, ".")
+	if rooted(s) {
+		s = s[:len(s)-1]
+	}
 	if len(s) > MaxName {
 		return ""
 	}
 	return strings.ToLower(s)
+}
+
+// rooted reports whether a name ends with the dot of the root. A backslash makes a dot a part of a label (RFC 1035 section 5.1).
+func rooted(s string) bool {
+	before, ok := strings.CutSuffix(s, ".")
+	return ok && (len(before)-len(strings.TrimRight(before, `\`)))%2 == 0
 }

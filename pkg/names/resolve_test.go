@@ -119,6 +119,11 @@ func TestSource(t *testing.T) {
 }
 
 func TestCanonicalName(t *testing.T) {
+	for s, want := range map[string]string{`a\.`: `a\.`, `a\..`: `a\.`, `a\\.`: `a\\`, "A": "a", "": ""} {
+		if got := dnsmon.CanonicalName(s); got != want || dnsmon.CanonicalName(got) != want {
+			t.Errorf("%q: got %q; want %q", s, got, want)
+		}
+	}
 	got := []string{dnsmon.CanonicalName("WWW.Example.Test."), dnsmon.CanonicalName("."), dnsmon.CanonicalName(strings.Repeat("x", dnsmon.MaxName+1))}
 	if want := []string{"www.example.test", "", ""}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q; want %q", got, want)
