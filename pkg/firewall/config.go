@@ -51,6 +51,9 @@ type QuickFinder interface {
 type Name struct {
 	Domain string
 	CNAMEs []string
+	// LookedUp is when, if it is not known who looked it up: another name that is looked up at the same time may be the right one.
+	// It is zero for a name that the connection's process has looked up.
+	LookedUp time.Time
 }
 
 // NameFinder finds the domain of a connection's remote address. It may wait up

@@ -263,7 +263,7 @@ func (f *Firewall) carryOut(fl *flow, c *conn.Conn, r filtered) {
 			delete(shard.m, fl.tuple)
 			shard.mu.Unlock()
 			f.overtaken(c)
-			f.noteNameless(c)
+			f.noteName(c)
 			return
 		}
 		shard.mu.Unlock()

@@ -40,10 +40,14 @@ func (f *Firewall) wayNeedsName(r *filtered) bool {
 // tells it race: about half of the names come after the first packet, and a loaded resolver takes its time.
 var nameLooks = [2]time.Duration{100 * time.Millisecond, 2 * time.Second}
 
+// nameRace is how long after a first packet a report about the lookup that led to it may come: 23 ms were the worst seen with
+// systemd-resolved.
+const nameRace = 25 * time.Millisecond
+
 // maxNameless bounds how many connections are looked at again: a flood goes without names.
 const maxNameless = 4096
 
-// namelessTable holds connections that were decided without a name.
+// namelessTable holds connections that were decided without a name, or with one that may be wrong.
 type namelessTable struct {
 	// wake gets a value when there is something after there was nothing; it has
 	// room for one.
@@ -59,12 +63,12 @@ type nameless struct {
 	due  time.Time
 }
 
-// noteNameless notes a connection whose name may come.
-func (f *Firewall) noteNameless(c *conn.Conn) {
+// noteName notes a connection whose name, or another one, may come.
+func (f *Firewall) noteName(c *conn.Conn) {
 	if f.cfg.Names == nil {
 		return
 	}
-	if s := c.State(); s.Domain == "" && s.Direction == packet.Outbound && !s.Internal && s.Live() && !toSelf(s) {
+	if s := c.State(); s.Direction == packet.Outbound && !s.Internal && s.Live() && !toSelf(s) {
 		f.nameless.note(0, c, time.Now())
 	}
 }
@@ -135,18 +139,19 @@ func (f *Firewall) nameLate(ctx context.Context, now time.Time) {
 // nameAgain reports whether there is nothing to wait for any more.
 func (f *Firewall) nameAgain(ctx context.Context, c *conn.Conn) bool {
 	s := c.State()
-	if !s.Live() || s.Domain != "" {
+	if !s.Live() {
 		return true
 	}
 	n, ok := f.cfg.Names.FindName(ctx, s, 0)
-	if !ok {
-		return false
+	switch {
+	case !ok:
+		return s.Domain != ""
+	case n.Domain == s.Domain:
+		return true
+	case s.Domain != "" && (!n.LookedUp.After(s.Started) || n.LookedUp.After(s.Started.Add(nameRace))):
+		return true // this was not what led to the connection
 	}
-	c.Update(func(s *conn.Snapshot) {
-		if s.Domain == "" {
-			s.Domain, s.CNAMEs = n.Domain, n.CNAMEs
-		}
-	})
+	c.Update(func(s *conn.Snapshot) { s.Domain, s.CNAMEs = n.Domain, n.CNAMEs })
 	if judgedByPolicy(c.State()) {
 		if _, err := f.reevaluate(ctx, c, pushChanges); err != nil {
 			f.cfg.Logger.Warn("decide again about a connection whose name came late", "connection", s.Tuple, "err", err)

@@ -50,6 +50,50 @@ func TestNamesThatComeLate(t *testing.T) {
 	}
 }
 
+// renamed is an address that has another name after a time.
+type renamed struct {
+	at    time.Time
+	known bool // who looked it up
+}
+
+func (n renamed) FindName(context.Context, *conn.Snapshot, time.Duration) (firewall.Name, bool) {
+	name := firewall.Name{Domain: "fine.example", LookedUp: epoch}
+	if !time.Now().Before(n.at) {
+		name = firewall.Name{Domain: "ads.example", LookedUp: n.at}
+	}
+	if n.known {
+		name.LookedUp = time.Time{}
+	}
+	return name, true
+}
+
+// epoch is when the clock of a synctest bubble starts.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Where nobody knows who looked up what, a lookup that is reported a moment after the first packet is what led to it.
+func TestNamesThatRace(t *testing.T) {
+	for name, tt := range map[string]struct {
+		after time.Duration
+		known bool
+		want  string
+	}{
+		"a moment later":              {20 * time.Millisecond, false, "ads.example"},
+		"too late for that":           {30 * time.Millisecond, false, "fine.example"},
+		"what the process looked up":  {20 * time.Millisecond, true, "fine.example"},
+		"after the connection is old": {time.Second, false, "fine.example"},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			r := start(t, func(c *firewall.Config) { c.Names = renamed{time.Now().Add(tt.after), tt.known} })
+			i := out(packet.TCP, 1000, faraway)
+			r.want(i, verdict.ActionPermanentAccept)
+			time.Sleep(3 * time.Second)
+			if got := r.state(i.Tuple).Domain; got != tt.want {
+				t.Errorf("got %q; want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 // Many nameless connections are bounded, and those that come to this host or stay on it are not looked at.
 func TestNamelessFlood(t *testing.T) {
 	bubble(t, "flood", func(t *testing.T) {

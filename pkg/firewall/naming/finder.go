@@ -24,7 +24,11 @@ func (f *Finder) FindName(ctx context.Context, s *conn.Snapshot, wait time.Durat
 		return firewall.Name{}, false
 	}
 	e, ok := f.Table.Wait(ctx, s.Tuple.Remote.Addr(), AskerOf(s.Process), wait)
-	return firewall.Name{Domain: e.Domain, CNAMEs: e.CNAMEs}, ok
+	n := firewall.Name{Domain: e.Domain, CNAMEs: e.CNAMEs}
+	if e.Asker == (names.Asker{}) {
+		n.LookedUp = e.Seen
+	}
+	return n, ok
 }
 
 // AskerOf returns a process as a names.Table knows it; nobody in particular if it is not known.
