@@ -9,6 +9,7 @@ import (
 
 	"github.com/weirfw/weir/internal/testnet"
 	"github.com/weirfw/weir/internal/testutil"
+	"github.com/weirfw/weir/pkg/packet"
 )
 
 // Further addresses of the server, which only some names lead to.
@@ -82,9 +83,11 @@ func (r *rig) wantFetches(t *testing.T, curl string, want map[string]outcome) {
 			if outcome == refused {
 				verdict = "Block"
 			}
-			if list := r.conns(t, "--domain", name, "--port", fmt.Sprint(webPort), "--verdict", verdict); len(list) == 0 || list[0].Domain != name {
-				t.Errorf("conns: none that is %s and shows %s\n%s", verdict, name, r.cli(t, "conns"))
-			}
+			// what the resolver tells may come a moment after the first packet
+			r.eventually(t, startLimit, fmt.Sprintf("a connection shows %s, %s", verdict, name), func() bool {
+				list := r.conns(t, "--domain", name, "--port", fmt.Sprint(webPort), "--verdict", verdict)
+				return len(list) > 0 && list[0].Domain == name
+			})
 		}
 	}
 }
@@ -120,6 +123,17 @@ func TestIntegrationNames(t *testing.T) {
 			}
 		})
 	}
+	t.Run("another nameserver, over TCP", func(t *testing.T) {
+		r.client.Etc(t, "resolv.conf", "nameserver "+testnet.ServerV4+"\noptions use-vc\n")
+		defer r.client.Etc(t, "resolv.conf", "nameserver "+testnet.ResolvedStub+"\n")
+		r.start(t, settings{rules: r.names(resolved, ", monitor: false") + namesRules})
+		defer r.stop(t)
+		r.wantFetches(t, "curl", all)
+		r.wantFetches(t, "curl", shared)
+		if list := r.conns(t, "--port", "53", "--remote", testnet.ServerV4); len(list) == 0 || list[0].Tuple.Protocol != packet.TCP {
+			t.Errorf("got %v; want queries over TCP", list)
+		}
+	})
 	t.Run("explain", func(t *testing.T) {
 		r.start(t, settings{rules: r.names(resolved, "") + namesRules})
 		defer r.stop(t)
