@@ -216,13 +216,15 @@ func (c *explainCmd) ask(a *app, r api.ExplainRequest) (api.Explanation, error) 
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	if err := refd.ResolveRemote(a.ctx, &r, nil); err != nil {
+	cnames, err := refd.ResolveRemote(a.ctx, &r)
+	if err != nil {
 		return api.Explanation{}, err
 	}
 	s, err := refd.Hypothetical(r)
 	if err != nil {
 		return api.Explanation{}, err
 	}
+	s.CNAMEs = cnames
 	if r.Interface != "" {
 		if s.Interface, err = interfaceIndex(a.ctx, r.Interface, names); err != nil {
 			return api.Explanation{}, err

@@ -142,6 +142,10 @@ func TestIntegrationNames(t *testing.T) {
 		if !strings.Contains(out, "would be blocked\nbecause  rule no-example: not this site") || !strings.Contains(out, "www.example.test at "+blockedV4) {
 			t.Errorf("explain:\n%s", out)
 		}
+		r.wantFetches(t, "curl", map[string]outcome{"alias.test": refused})
+		if out := r.cli(t, "explain", "/usr/bin/curl", "alias.test"); !strings.Contains(out, "rule no-example") || !strings.Contains(out, "alias.test at ") {
+			t.Errorf("explain an alias:\n%s", out)
+		}
 		if out := r.cli(t, "status"); !strings.Contains(out, "systemd-resolved tells") {
 			t.Errorf("status:\n%s", out)
 		}

@@ -123,13 +123,15 @@ func gateway(s *netif.Snapshot, index int, f netif.Family) string {
 
 // Explain implements api.Backend.
 func (b backend) Explain(ctx context.Context, r api.ExplainRequest) (api.Explanation, error) {
-	if err := ResolveRemote(ctx, &r, b.d.naming.addrs); err != nil {
+	cnames, err := resolveRemote(ctx, &r, b.d.naming.lookUp, lookUpAnew)
+	if err != nil {
 		return api.Explanation{}, err
 	}
 	s, err := b.d.hypothetical(r)
 	if err != nil {
 		return api.Explanation{}, err
 	}
+	s.CNAMEs = cnames
 	e := Explain(b.d.rules.Load(), s)
 	if d, ok := b.d.firewall.Preview(ctx, s); ok {
 		e.Decision = d

@@ -104,46 +104,75 @@ func (n *namingParts) figures() *api.Names {
 	return f
 }
 
-// addrs returns the addresses that programs were told for a domain.
-func (n *namingParts) addrs(domain string) []netip.Addr {
+// lookUp returns an address that programs were told for a domain, and the aliases that led to it.
+func (n *namingParts) lookUp(_ context.Context, domain string) (netip.Addr, []string, error) {
 	if n.table == nil {
-		return nil
+		return netip.Addr{}, nil, errUnknownDomain
 	}
-	return n.table.Addrs(domain)
+	for _, a := range n.table.Addrs(domain) {
+		for _, e := range n.table.All(a) {
+			if e.Domain == domain {
+				return a, e.CNAMEs, nil
+			}
+		}
+	}
+	return netip.Addr{}, nil, errUnknownDomain
+}
+
+// errUnknownDomain: no program has asked for it.
+var errUnknownDomain = errors.New("no program has looked it up")
+
+// lookUpAnew asks the system's resolver, which tells of aliases the last one.
+func lookUpAnew(ctx context.Context, domain string) (netip.Addr, []string, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", domain+".")
+	if err != nil {
+		return netip.Addr{}, nil, err //nolint:wrapcheck // it names the domain
+	}
+	var cnames []string
+	if last, err := net.DefaultResolver.LookupCNAME(ctx, domain+"."); err == nil && dnsmon.CanonicalName(last) != domain {
+		cnames = []string{dnsmon.CanonicalName(last)}
+	}
+	return addrs[0].Unmap(), cnames, nil
 }
 
 // lookupTimeout bounds the question to the system's resolver.
 const lookupTimeout = 3 * time.Second
 
-// ResolveRemote puts an address in the place of a domain that r.Remote names, and the domain into r.Domain. known, if not nil, tells
-// the addresses that programs were told; else the system's resolver is asked. Errors wrap api.ErrRefused.
-func ResolveRemote(ctx context.Context, r *api.ExplainRequest, known func(domain string) []netip.Addr) error {
+// ResolveRemote puts an address in the place of a domain that r.Remote names, and the domain into r.Domain. It asks the system's
+// resolver, and returns the aliases that led to the address. Errors wrap api.ErrRefused.
+func ResolveRemote(ctx context.Context, r *api.ExplainRequest) (cnames []string, err error) {
+	return resolveRemote(ctx, r, lookUpAnew)
+}
+
+// resolveRemote asks each of these functions until one knows.
+func resolveRemote(
+	ctx context.Context, r *api.ExplainRequest, ask ...func(ctx context.Context, domain string) (netip.Addr, []string, error),
+) (cnames []string, err error) {
 	host, port := r.Remote, ""
 	if h, p, err := net.SplitHostPort(r.Remote); err == nil {
 		host, port = h, p
 	}
 	domain := dnsmon.CanonicalName(host)
 	if _, err := netip.ParseAddr(host); err == nil || !strings.Contains(domain, ".") || strings.ContainsAny(domain, ":/[] ") {
-		return nil // Hypothetical knows what to say
+		return nil, nil // Hypothetical knows what to say
 	}
-	var list []netip.Addr
-	if known != nil {
-		list = known(domain)
-	}
-	if len(list) == 0 {
-		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-		defer cancel()
-		var err error
-		if list, err = net.DefaultResolver.LookupNetIP(ctx, "ip", domain+"."); err != nil {
-			return fmt.Errorf("%w: no address is known for %s: %w: write an address, and --domain %s", api.ErrRefused, domain, err, domain)
+	var addr netip.Addr
+	for _, lookUp := range ask {
+		if addr, cnames, err = lookUp(ctx, domain); err == nil {
+			break
 		}
 	}
-	r.Remote = list[0].Unmap().String()
+	if err != nil {
+		return nil, fmt.Errorf("%w: no address is known for %s: %w: write an address, and --domain %s", api.ErrRefused, domain, err, domain)
+	}
+	r.Remote = addr.String()
 	if port != "" {
 		r.Remote = net.JoinHostPort(r.Remote, port)
 	}
 	if r.Domain == "" {
 		r.Domain = domain
 	}
-	return nil
+	return cnames, nil
 }
