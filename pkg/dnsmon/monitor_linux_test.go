@@ -40,7 +40,7 @@ func listen(t *testing.T, socket string) *listener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx, func() { close(l.ready) }) }()
 	t.Cleanup(func() {

@@ -1,7 +1,6 @@
 package naming
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -368,7 +367,7 @@ func TestFinder(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 			l.table.Add(names.Systemd, names.Asker{}, names.Lookup{Domain: "late.test", Addr: l.conn.Tuple.Remote.Addr()})
 		}()
-		if n, ok := f.FindName(context.Background(), l.conn, time.Second); !ok || n.Domain != "late.test" {
+		if n, ok := f.FindName(t.Context(), l.conn, time.Second); !ok || n.Domain != "late.test" {
 			t.Errorf("got %+v, %v; want the name that came", n, ok)
 		}
 	})
