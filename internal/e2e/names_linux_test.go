@@ -150,6 +150,21 @@ func TestIntegrationNames(t *testing.T) {
 			t.Errorf("status:\n%s", out)
 		}
 	})
+	t.Run("the resolver is gone, and comes back", func(t *testing.T) {
+		r.start(t, settings{rules: r.names(resolved, "") + namesRules})
+		defer r.stop(t)
+		says := func(text string) bool {
+			out, _ := r.client.Try(r.binary, "--config", r.configPath(), "status") // its exit status tells of the state, too
+			return strings.Contains(out, text)
+		}
+		const heard, missed = "systemd-resolved tells", "resolver: systemd-resolved 252 or newer does not run"
+		r.eventually(t, startLimit, "the resolver is heard", func() bool { return says(heard) })
+		resolved.Kill(t)
+		r.eventually(t, startLimit, "the resolver is missed", func() bool { return says(missed) && !says(heard) })
+		resolved.Start(t)
+		r.eventually(t, startLimit, "the resolver is heard again", func() bool { return says(heard) && !says(missed) })
+		r.wantFetches(t, "curl", map[string]outcome{"www.example.test": refused})
+	})
 	t.Run("aliases do not count", func(t *testing.T) {
 		r.start(t, settings{rules: r.names(resolved, ", cnames: false") + namesRules})
 		defer r.stop(t)
