@@ -19,6 +19,8 @@ for need in "${needs[@]}"; do
 done
 # gcc without the C library's headers compiles nothing, and no program tells
 [[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
+# the resolver of many hosts, which tests start by themselves; it is in no PATH
+[[ -e /usr/lib/systemd/systemd-resolved ]] || missing+=(systemd-resolved)
 ((${#missing[@]})) || exit 0
 
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
@@ -33,4 +35,23 @@ if ((EUID != 0)); then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-apt-get install -q -y --no-install-recommends "${missing[@]}"
+if [[ " ${missing[*]} " != *" systemd-resolved "* ]]; then
+	exec apt-get install -q -y --no-install-recommends "${missing[@]}"
+fi
+# Installing resolved makes it this host's resolver. Tests want its program only: a mount namespace keeps /etc/resolv.conf as it
+# is and refuses to start services, and at the next boot it is not started either.
+policy=$(mktemp)
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
+made=
+[[ -e /usr/sbin/policy-rc.d ]] || { touch /usr/sbin/policy-rc.d && made=/usr/sbin/policy-rc.d; }
+trap 'rm -f "$policy" $made' EXIT
+unshare --mount --propagation private bash -euc '
+	mount --bind /etc/resolv.conf /etc/resolv.conf
+	mount --bind "$1" /usr/sbin/policy-rc.d
+	shift
+	apt-get install -q -y --no-install-recommends "$@"
+' install "$policy" "${missing[@]}"
+if [[ -d /run/systemd/system ]]; then
+	systemctl disable -q systemd-resolved
+fi

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -181,7 +182,7 @@ func parseVerdict(name string) (verdict.Verdict, error) {
 
 func printConns(w io.Writer, p connstore.Page) error {
 	// a narrow terminal cuts what is last
-	rows := [][]string{{"ID", "TIME", "VERDICT", "APP", "DIR", "PROTO", "REMOTE", "LOCAL", "WHY"}}
+	rows := [][]string{{"ID", "TIME", "VERDICT", "APP", "DIR", "PROTO", "DOMAIN", "REMOTE", "LOCAL", "WHY"}}
 	for i := range p.Connections {
 		rows = append(rows, connRow(&p.Connections[i]))
 	}
@@ -197,15 +198,13 @@ func connRow(s *conn.Snapshot) []string {
 	if !s.Tuple.Protocol.HasPorts() {
 		local, remote = s.Tuple.Local.Addr().String(), s.Tuple.Remote.Addr().String()
 	}
-	if s.Domain != "" {
-		remote = fmt.Sprintf("%s (%s)", s.Domain, remote)
-	}
+	domain := cmp.Or(s.Domain, "-")
 	what := s.Decision.Verdict.Verb()
 	if !s.Enforced && s.Decision.Verdict.Refuses() {
 		what = "would be " + what
 	}
 	return []string{
 		fmt.Sprint(s.ID), s.Started.Local().Format(time.TimeOnly), what, app, s.Direction.String(), s.Tuple.Protocol.String(),
-		remote, local, why(s.Decision.Reason),
+		domain, remote, local, why(s.Decision.Reason),
 	}
 }

@@ -109,6 +109,9 @@ func printStatus(w io.Writer, s api.Status) error {
 		{"configuration", cfg + ", " + count(s.Rules, "rule")},
 		{"connections", fmt.Sprintf("%d live; decided: %s", s.Live, verdictCounts(s.Firewall.Verdicts))},
 	}
+	if s.Names != nil {
+		rows = append(rows, []string{"names", namesSummary(s.Names)})
+	}
 	if s.SplitTunnel != nil && len(s.SplitTunnel.Selections) > 0 {
 		rows = append(rows, []string{"split tunnel", splitSummary(s)})
 	}
@@ -125,6 +128,14 @@ func printStatus(w io.Writer, s api.Status) error {
 		rows = append(rows, []string{st.Severity.String(), st.Module + ": " + st.Message})
 	}
 	return table(w, rows)
+}
+
+func namesSummary(n *api.Names) string {
+	text := "for " + count(n.Addresses, "remote host")
+	if n.Resolver != nil && n.Resolver.Connected {
+		text += "; systemd-resolved tells what it answers"
+	}
+	return text
 }
 
 func verdictCounts(n [verdict.NumVerdicts]uint64) string {
@@ -149,7 +160,7 @@ func why(r verdict.Reason) string {
 
 type explainCmd struct {
 	App       string `arg:"" help:"Path of the executable; - for an unknown one."`
-	Remote    string `arg:"" help:"Address, or address:port."`
+	Remote    string `arg:"" help:"Address or domain, or one with a port: 192.0.2.1:443, example.org:443."`
 	Protocol  string `short:"p" default:"tcp" help:"tcp, udp, icmp, icmpv6, ... or a number."`
 	Inbound   bool   `short:"i" help:"A connection to this host instead of from it."`
 	Domain    string `help:"The name that was looked up."`
@@ -205,10 +216,15 @@ func (c *explainCmd) ask(a *app, r api.ExplainRequest) (api.Explanation, error) 
 	if err != nil {
 		return api.Explanation{}, err
 	}
+	cnames, err := refd.ResolveRemote(a.ctx, &r)
+	if err != nil {
+		return api.Explanation{}, err
+	}
 	s, err := refd.Hypothetical(r)
 	if err != nil {
 		return api.Explanation{}, err
 	}
+	s.CNAMEs = cnames
 	if r.Interface != "" {
 		if s.Interface, err = interfaceIndex(a.ctx, r.Interface, names); err != nil {
 			return api.Explanation{}, err
@@ -254,7 +270,11 @@ func printExplanation(w io.Writer, e api.Explanation) error {
 	case !e.Enforced:
 		verb += " if the mode were enforce; now it is only observed"
 	}
-	if _, err := fmt.Fprintf(w, "would %s\nbecause  %s\ncode     %s\n\n", verb, printable(why(e.Decision.Reason)), e.Decision.Reason.Code); err != nil {
+	remote := ""
+	if d := e.Connection.Domain; d != "" {
+		remote = fmt.Sprintf("remote   %s at %s\n", printable(d), e.Connection.Tuple.Remote)
+	}
+	if _, err := fmt.Fprintf(w, "would %s\nbecause  %s\ncode     %s\n%s\n", verb, printable(why(e.Decision.Reason)), e.Decision.Reason.Code, remote); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
 	rows := [][]string{{"LAYER", "RULE", "", "WHY"}}

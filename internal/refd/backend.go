@@ -39,6 +39,7 @@ func (b backend) Status(ctx context.Context) (api.Status, error) {
 	if by := d.confirmBy.Load(); by != nil {
 		s.ConfirmUntil = *by
 	}
+	s.Names = d.naming.figures()
 	if d.split != nil {
 		split := d.split.Status()
 		s.SplitTunnel = &split
@@ -122,10 +123,15 @@ func gateway(s *netif.Snapshot, index int, f netif.Family) string {
 
 // Explain implements api.Backend.
 func (b backend) Explain(ctx context.Context, r api.ExplainRequest) (api.Explanation, error) {
+	cnames, err := resolveRemote(ctx, &r, b.d.naming.lookUp, lookUpAnew)
+	if err != nil {
+		return api.Explanation{}, err
+	}
 	s, err := b.d.hypothetical(r)
 	if err != nil {
 		return api.Explanation{}, err
 	}
+	s.CNAMEs = cnames
 	e := Explain(b.d.rules.Load(), s)
 	if d, ok := b.d.firewall.Preview(ctx, s); ok {
 		e.Decision = d
@@ -173,7 +179,7 @@ func Hypothetical(r api.ExplainRequest) (*conn.Snapshot, error) {
 	if err != nil {
 		a, err2 := netip.ParseAddr(r.Remote)
 		if err2 != nil {
-			return nil, fmt.Errorf("%w: %q is no address: write 192.0.2.1, 192.0.2.1:443 or [2001:db8::1]:443", api.ErrRefused, r.Remote)
+			return nil, fmt.Errorf("%w: %q is no address: write 192.0.2.1, 192.0.2.1:443, [2001:db8::1]:443 or example.org:443", api.ErrRefused, r.Remote)
 		}
 		remote = netip.AddrPortFrom(a, 0)
 	}

@@ -70,11 +70,13 @@ type Daemon struct {
 	// split is nil without an engine.
 	split  *splittunnel.Splitter
 	wishes splitPolicy
+	naming namingParts
 
 	root         *module.Group
 	interception *module.Switch
 	pauser       *module.Pauser
 	guard        *module.Service
+	resolver     *module.Service
 	exit         *module.Exit
 
 	mu         sync.Mutex // guards cfg; held while a reload runs
@@ -110,6 +112,9 @@ func New(opt Options) (*Daemon, error) {
 	d.store = connstore.NewLive(connstore.Config{
 		MaxLive: cfg.History.MaxLive, MaxEnded: cfg.History.MaxEnded, KeepEnded: cfg.History.KeepEnded,
 	})
+	if err := d.buildNaming(); err != nil {
+		return nil, err
+	}
 	if err := d.buildFirewall(); err != nil {
 		return nil, err
 	}
@@ -144,6 +149,7 @@ func (d *Daemon) buildFirewall() error {
 	if d.split != nil {
 		fc.SplitTunneler = d.split
 	}
+	d.naming.configure(&fc, cfg.DNS.Wait)
 	f, err := firewall.New(fc)
 	if err != nil {
 		return fmt.Errorf("firewall: %w", err)
@@ -182,6 +188,12 @@ func (d *Daemon) buildModules() error {
 			return fmt.Errorf("build modules: %w", err)
 		}
 		parts = slices.Insert(parts, 1, module.Module(split))
+	}
+	if d.naming.monitor != nil {
+		if d.resolver, err = module.NewService(module.ServiceConfig{Name: "resolver", Logger: d.log, Run: d.naming.monitor.Run}); err != nil {
+			return fmt.Errorf("build modules: %w", err)
+		}
+		parts = slices.Insert(parts, 1, module.Module(d.resolver))
 	}
 	d.root, err = module.NewGroup(module.GroupConfig{Name: "refd", Logger: d.log}, parts...)
 	if err != nil {

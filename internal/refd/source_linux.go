@@ -20,7 +20,12 @@ type nfqSource struct {
 func openSource(cfg *config.Loaded, log *slog.Logger, repaired func()) (source, error) {
 	host := hostConfig(&cfg.File, log)
 	n := cfg.Netfilter
+	copyRange := 0 // headers are enough
+	if cfg.DNS.Packets {
+		copyRange = dnsCopyRange
+	}
 	s, err := nfq.New(nfq.Config{
+		CopyRange:   copyRange,
 		Host:        host,
 		MaxQueueLen: n.QueueLength,
 		Timeout:     n.PacketTimeout,
@@ -33,6 +38,10 @@ func openSource(cfg *config.Loaded, log *slog.Logger, repaired func()) (source, 
 	}
 	return &nfqSource{Source: s, host: host}, nil
 }
+
+// dnsCopyRange holds the answers of nameservers, which are told that datagrams have 1232 bytes (DNS flag day 2020), and segments of TCP
+// on links with the usual MTU. Of longer ones the records that come first are read.
+const dnsCopyRange = 1536
 
 func hostConfig(cfg *config.File, log *slog.Logger) nfq.HostConfig {
 	n := cfg.Netfilter

@@ -40,6 +40,9 @@ func (p *splitPolicy) Wish(s *conn.Snapshot) splittunnel.Wish {
 	return splittunnel.Wish{Use: true, Interface: sel}
 }
 
+// NeedsName implements splittunnel.Needer.
+func (p *splitPolicy) NeedsName(s *conn.Snapshot) bool { return p.rules.Split(s).NeedsDomain }
+
 // selector parses what was checked when the rules were loaded.
 func selector(text string) netif.Selector {
 	sel, err := netif.ParseSelector(text)

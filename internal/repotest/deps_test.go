@@ -72,6 +72,10 @@ var forbiddenImports = []struct {
 	{"github.com/google/go-cmp", nil, "it is for tests"},
 	{"github.com/florianl/go-nfqueue", []string{"pkg/nfq/gonfqueue", "internal/bench"}, "it is a peer, not a part"},
 	{"github.com/coreos/go-iptables", []string{"pkg/nfq", "pkg/splittunnel"}, "rules load by iptables-restore, in one transaction"},
+	{
+		"github.com/miekg/dns", []string{"pkg/dnsmon", "pkg/firewall/naming", "pkg/nameserver", "internal/testnet"},
+		"packages that decide get names, not messages",
+	},
 	{"github.com/alecthomas/kong", []string{"internal/refd", "cmd"}, "flags belong to the daemon"},
 	{"github.com/goccy/go-yaml", []string{"internal/refd", "cmd"}, "files belong to the daemon"},
 }

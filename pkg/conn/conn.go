@@ -19,6 +19,7 @@ type Conn struct {
 	received atomic.Uint64
 	sent     atomic.Uint64
 	snapshot atomic.Pointer[Snapshot]
+	observed atomic.Bool
 	// mu serialises writers of snapshot; readers need no lock.
 	mu sync.Mutex
 }
@@ -76,6 +77,12 @@ func (c *Conn) Action() (action verdict.Action, route uint8, ok bool) {
 	f := c.fast.Load()
 	return verdict.Action(f & 0xff), uint8(f >> 8), f&fastDecided != 0
 }
+
+// Observe marks that somebody wants to see every packet of the connection, for as long as it lives.
+func (c *Conn) Observe() { c.observed.Store(true) }
+
+// Observed reports whether Observe was called.
+func (c *Conn) Observed() bool { return c.observed.Load() }
 
 // Saw counts a packet that the packet path saw, and takes its time if it has
 // one.

@@ -51,12 +51,25 @@ type QuickFinder interface {
 type Name struct {
 	Domain string
 	CNAMEs []string
+	// LookedUp is when, if it is not known who looked it up: another name that is looked up at the same time may be the right one.
+	// It is zero for a name that the connection's process has looked up.
+	LookedUp time.Time
 }
 
 // NameFinder finds the domain of a connection's remote address. It may wait up
 // to wait for a name that is about to come.
 type NameFinder interface {
 	FindName(ctx context.Context, s *conn.Snapshot, wait time.Duration) (n Name, ok bool)
+}
+
+// PacketObserver looks at the packets of some connections, such as queries for names. It sees them on the packet path and changes
+// nothing.
+type PacketObserver interface {
+	// Observes reports whether it wants to see the packets of an accepted connection. Then no verdict about that is handed to the
+	// kernel, which would show the firewall no more of it. It is asked more than once, and must be fast.
+	Observes(s *conn.Snapshot) bool
+	// Observe sees a packet of such a connection before it passes. It must not block, and must not keep p.
+	Observe(s *conn.Snapshot, p packet.Packet)
 }
 
 // Outcome is a Decider's answer.
@@ -118,6 +131,13 @@ type SplitTunneler interface {
 	Active() bool
 }
 
+// NameNeeder is a SplitTunneler to which names matter.
+type NameNeeder interface {
+	// NeedsName reports whether SplitTun could answer something else if the connection's domain, which is not known, were. It must
+	// not block.
+	NeedsName(s *conn.Snapshot) bool
+}
+
 // Host answers questions about this host's addresses, with no blocking.
 type Host interface {
 	// IsLocalAddr reports whether a is an address of this host.
@@ -151,7 +171,7 @@ type Condition struct {
 // Defaults of Config.
 const (
 	DefaultHandlerDeadline = 250 * time.Millisecond
-	DefaultNameWait        = 25 * time.Millisecond
+	DefaultNameWait        = 50 * time.Millisecond
 	DefaultQueueLength     = 16
 	DefaultMaxWaiting      = 4096
 	DefaultMaxAsking       = 1024
@@ -172,8 +192,10 @@ type Config struct {
 	// Names is optional.
 	Names NameFinder
 	// NameWait is how long a connection may wait for its name where that could
-	// change the decision.
+	// change the decision, or the way if SplitTunneler is a NameNeeder. Default 50 ms.
 	NameWait time.Duration
+	// Observer is optional.
+	Observer PacketObserver
 	// External is optional.
 	External *extverdict.Slot
 	// HandlerDeadline is how long the external handler may take; then it

@@ -54,6 +54,8 @@ type filtered struct {
 	said *verdict.Decision
 	// byPolicy: a handler, a decider or a default decided.
 	byPolicy bool
+	// waited: the name is known, or it is of no use to wait for it any more.
+	waited bool
 }
 
 // redirects reports whether the connection takes another way.
@@ -121,6 +123,13 @@ func (f *Firewall) consider(ctx context.Context, s *conn.Snapshot, mode waitMode
 		unheard = !ok
 	}
 	r, err := f.askDeciders(ctx, s, mode)
+	if err == nil && f.wayNeedsName(&r) {
+		if mode == inline {
+			return filtered{}, errWouldWait
+		}
+		// the deciders have said that the name makes no difference to them, or have waited for it
+		r.About, _ = f.awaitName(ctx, r.About, mode)
+	}
 	r.unheard = unheard
 	return r, err
 }
@@ -223,7 +232,7 @@ func (f *Firewall) askDeciders(ctx context.Context, s *conn.Snapshot, mode waitM
 		if !o.Decided {
 			continue
 		}
-		r := filtered{About: s, Inspect: o.Inspect, Hit: o.Hit, ask: o.Wait}
+		r := filtered{About: s, Inspect: o.Inspect, Hit: o.Hit, ask: o.Wait, waited: waited}
 		if o.Wait == nil {
 			r.Decision = permitted(o.Decision)
 		}
@@ -237,23 +246,7 @@ func (f *Firewall) askDeciders(ctx context.Context, s *conn.Snapshot, mode waitM
 	default:
 		v = f.cfg.DefaultInbound
 	}
-	return filtered{About: s, Decision: decide(v, CodeDefault, "default for "+s.Direction.String()+"bound connections")}, nil
-}
-
-// awaitName returns s with its name. Only a new connection waits for one: that
-// of an old one has come, or will not.
-func (f *Firewall) awaitName(ctx context.Context, s *conn.Snapshot, mode waitMode) (*conn.Snapshot, bool) {
-	wait := f.cfg.NameWait
-	if mode == again {
-		wait = 0
-	}
-	n, ok := f.cfg.Names.FindName(ctx, s, wait)
-	if !ok {
-		return s, false
-	}
-	named := *s
-	named.Domain, named.CNAMEs = n.Domain, n.CNAMEs
-	return &named, true
+	return filtered{About: s, waited: waited, Decision: decide(v, CodeDefault, "default for "+s.Direction.String()+"bound connections")}, nil
 }
 
 // answered asks the person, and waits for the answer.
@@ -335,6 +328,8 @@ func (f *Firewall) scopeOf(s *conn.Snapshot, r filtered) verdict.Scope {
 	case f.cfg.Mode == Observe, f.cfg.Permanent == NeverPermanent, r.Inspect:
 		return verdict.ScopePacket
 	case v != verdict.Accept && v != verdict.Block && v != verdict.Drop:
+		return verdict.ScopePacket
+	case v == verdict.Accept && !r.Internal && f.wanted(s):
 		return verdict.ScopePacket
 	case s.Direction == packet.Outbound && toSelf(s):
 		// its mark would be saved to the connection, and the inbound side would

@@ -383,7 +383,7 @@ func TestNameWait(t *testing.T) {
 	}{
 		{"known", 1, 0, verdict.ActionPermanentBlock, 0, 1, "ads.example", "ads.example"},
 		{"comes soon", 1, 20 * time.Millisecond, verdict.ActionPermanentBlock, 20 * time.Millisecond, 3, "ads.example", "ads.example"},
-		{"comes late", 1, time.Second, verdict.ActionPermanentAccept, 25 * time.Millisecond, 2, "", "ads.example"},
+		{"comes late", 1, time.Second, verdict.ActionPermanentAccept, firewall.DefaultNameWait, 2, "", "ads.example"},
 		{"does not matter", 9, time.Second, verdict.ActionPermanentAccept, 0, 1, "", ""},
 	} {
 		bubble(t, tt.name, func(t *testing.T) {

@@ -21,6 +21,7 @@ type Firewall struct {
 	updater intercept.Updater
 	cutter  intercept.Cutter
 	tracker intercept.Tracker
+	needer  NameNeeder
 	flows   flowTable
 	work    chan *flow
 	spot    onTheSpot
@@ -37,14 +38,16 @@ type Firewall struct {
 	policy atomic.Uint64
 	// again serialises what re-evaluations publish and tell the kernel about one
 	// connection, by its number.
-	again   [againLocks]sync.Mutex
-	told    toldTable
-	bases   baseTable
-	preAuth preAuth
-	queries multicastQueries
-	closing closingTable
-	alarms  alarms
-	stats   counters
+	again [againLocks]sync.Mutex
+	told  toldTable
+	// nameless are connections whose names may come.
+	nameless namelessTable
+	bases    baseTable
+	preAuth  preAuth
+	queries  multicastQueries
+	closing  closingTable
+	alarms   alarms
+	stats    counters
 	// orphansEnded is when endOrphans last looked.
 	orphansEnded time.Time
 }
@@ -73,6 +76,8 @@ func New(cfg Config) (*Firewall, error) {
 		f.asking[i].size = int64(cfg.MaxAsking)
 	}
 	f.told.wake = make(chan struct{}, 1)
+	f.nameless.wake = make(chan struct{}, 1)
+	f.needer, _ = cfg.SplitTunneler.(NameNeeder)
 	f.alarms.report = cfg.Report
 	f.spot.init(&cfg)
 	cfg.Store.OnEnd(f.ended)
@@ -104,6 +109,8 @@ func (f *Firewall) keepUp(ctx context.Context) {
 	defer tick.Stop()
 	tell := time.NewTimer(lateVerdict)
 	defer tell.Stop()
+	name := time.NewTimer(nameLooks[0])
+	defer name.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -116,9 +123,15 @@ func (f *Firewall) keepUp(ctx context.Context) {
 			for _, c := range f.told.due(time.Now()) {
 				f.tellAgain(c)
 			}
+		case <-f.nameless.wake:
+		case now := <-name.C:
+			f.nameLate(ctx, now)
 		}
 		if wait, ok := f.told.next(time.Now()); ok {
 			tell.Reset(wait)
+		}
+		if wait, ok := f.nameless.next(time.Now()); ok {
+			name.Reset(wait)
 		}
 	}
 }
@@ -157,7 +170,7 @@ func (f *Firewall) Lookup(i *packet.Info) (verdict.Action, uint8, bool) {
 		return 0, 0, false
 	}
 	action, route, ok := c.Action()
-	if !ok || f.superseded(c, action, i) {
+	if !ok || c.Observed() || f.superseded(c, action, i) {
 		return 0, 0, false
 	}
 	f.saw(c, i)
@@ -260,6 +273,7 @@ func (f *Firewall) Handle(p packet.Packet) {
 			if action, route, ok := c.Action(); ok {
 				shard.mu.Unlock()
 				f.saw(c, i)
+				f.observe(c, p, action)
 				f.apply(p, action, route)
 				return
 			}

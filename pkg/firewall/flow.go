@@ -263,6 +263,7 @@ func (f *Firewall) carryOut(fl *flow, c *conn.Conn, r filtered) {
 			delete(shard.m, fl.tuple)
 			shard.mu.Unlock()
 			f.overtaken(c)
+			f.noteName(c)
 			return
 		}
 		shard.mu.Unlock()
@@ -271,6 +272,7 @@ func (f *Firewall) carryOut(fl *flow, c *conn.Conn, r filtered) {
 			if lost {
 				f.apply(p, verdict.ActionDrop, 0)
 			} else {
+				f.observe(c, p, action)
 				f.apply(p, action, route)
 			}
 		}
@@ -289,6 +291,9 @@ func (f *Firewall) record(c *conn.Conn, r filtered) (verdict.Action, uint8) {
 	})
 	if !s.Live() {
 		f.bases.drop(c) // its end came before
+	}
+	if f.observes(s) {
+		c.Observe()
 	}
 	f.stats.verdicts[s.Decision.Verdict].Add(1)
 	f.queries.note(c, s)

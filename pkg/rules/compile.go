@@ -23,6 +23,10 @@ func WithPrevious(old *Set) Option { return func(c *compiler) { c.previous = old
 // if a rule has interfaces, so that such a rule cannot go without effect unseen.
 func WithInterfaces(i *Interfaces) Option { return func(c *compiler) { c.set.ifaces.source = i } }
 
+// IgnoreCNAMEs makes domains of rules and of split entries match the name that was looked up only, not the aliases that it led
+// to.
+func IgnoreCNAMEs() Option { return func(c *compiler) { c.set.ignoreCNAMEs = true } }
+
 // compiler is the state of one Compile.
 type compiler struct {
 	set      *Set

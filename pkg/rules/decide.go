@@ -25,6 +25,8 @@ type Set struct {
 	domains    domainTable
 	hasDomains bool
 	split      splitter
+	// ignoreCNAMEs: only the name that was asked for counts.
+	ignoreCNAMEs bool
 
 	seed      maphash.Seed
 	unknown   *view
@@ -145,7 +147,7 @@ func (t *Set) prepare(q *query, s *conn.Snapshot) {
 	q.iface = t.ifaces.find(s.Interface)
 	q.view = t.viewOf(s.Process)
 	if t.hasDomains {
-		q.setDomains(t.domains, s.Domain, s.CNAMEs)
+		q.setDomains(t.domains, s.Domain, t.cnamesOf(s))
 	}
 }
 

@@ -232,3 +232,27 @@ func TestApp(t *testing.T) {
 		})
 	}
 }
+
+// With IgnoreCNAMEs, aliases match nothing, in rules and in split entries.
+func TestIgnoreCNAMEs(t *testing.T) {
+	t.Parallel()
+	use := true
+	cfg := rules.Config{
+		Global: []rules.Rule{{ID: "r", Action: rules.Block, Remote: []string{".cdn.test"}}},
+		Split:  rules.Split{Use: &use, Exclude: []rules.SplitRule{{Remote: []string{".cdn.test"}}}},
+	}
+	s := &conn.Snapshot{Direction: packet.Outbound, Domain: "www.example.test", CNAMEs: []string{"n1.cdn.test"}}
+	s.Tuple.Protocol, s.Tuple.Remote = packet.TCP, netip.MustParseAddrPort("198.51.100.7:443")
+	for _, tt := range []struct {
+		opts []rules.Option
+		want bool
+	}{{nil, true}, {[]rules.Option{rules.IgnoreCNAMEs()}, false}} {
+		set := compile(t, cfg, tt.opts...)
+		if got := set.Decide(s).Rule != nil; got != tt.want {
+			t.Errorf("rule with %d options: matched: %v; want %v", len(tt.opts), got, tt.want)
+		}
+		if got := !set.Split(s).Use; got != tt.want {
+			t.Errorf("split entry with %d options: matched: %v; want %v", len(tt.opts), got, tt.want)
+		}
+	}
+}

@@ -1,5 +1,7 @@
 package rules
 
+import "github.com/weirfw/weir/pkg/conn"
+
 // domainTable finds the rules of blocks that name a domain. Its keys are those
 // of domain.go.
 type domainTable map[string]*domainNode
@@ -124,6 +126,14 @@ func (q *query) setDomains(t domainTable, domain string, cnames []string) {
 	for _, c := range q.cnames {
 		q.addNode(t.find(c))
 	}
+}
+
+// cnamesOf returns the aliases that rules look at.
+func (t *Set) cnamesOf(s *conn.Snapshot) []string {
+	if t.ignoreCNAMEs {
+		return nil
+	}
+	return s.CNAMEs
 }
 
 func (q *query) addNode(n *domainNode) {

@@ -126,7 +126,7 @@ func (t *Set) splitPolicyOf(process *conn.Process) (p *splitPolicy, profile stri
 func (t *Set) prepareSplit(q *query, s *conn.Snapshot) {
 	q.fill(s)
 	if t.split.hasDomains {
-		q.setDomains(t.split.domains, s.Domain, s.CNAMEs)
+		q.setDomains(t.split.domains, s.Domain, t.cnamesOf(s))
 	}
 }
 

@@ -161,6 +161,19 @@ func (s *Splitter) Refresh(ctx context.Context) error {
 	return err
 }
 
+// Needer is a Policy to which names matter.
+type Needer interface {
+	// NeedsName reports whether Wish could answer something else if the connection's domain, which is not known, were. The same
+	// holds for it as for Wish.
+	NeedsName(s *conn.Snapshot) bool
+}
+
+// NeedsName implements firewall.NameNeeder.
+func (s *Splitter) NeedsName(c *conn.Snapshot) bool {
+	n, ok := s.cfg.Policy.(Needer)
+	return ok && !s.off.Load() && s.cfg.Engine.Carries(c.Tuple.Protocol) && n.NeedsName(c)
+}
+
 // Switch switches the split tunnel on or off. Off, no connection is split. Running connections have to be re-evaluated by whoever
 // calls it. It is on at first.
 func (s *Splitter) Switch(on Position) { s.off.Store(on == Off) }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/packet"
@@ -35,8 +36,20 @@ type Status struct {
 	Source any `json:"source,omitempty"`
 	// Processes has the figures of process lookups.
 	Processes any `json:"processes,omitempty"`
+	// Names is nil if the names of connections are not looked for.
+	Names *Names `json:"names,omitempty"`
 	// SplitTunnel is nil without an engine.
 	SplitTunnel *splittunnel.Status `json:"splitTunnel,omitempty"`
+}
+
+// Names has the figures of what is known about names.
+type Names struct {
+	// Addresses have names.
+	Addresses int `json:"addresses"`
+	// PacketAnswers were read in packets.
+	PacketAnswers uint64 `json:"packetAnswers"`
+	// Resolver is what the system's resolver told; nil if it is not listened to.
+	Resolver *dnsmon.Stats `json:"resolver,omitempty"`
 }
 
 // Module is a part of refd.
@@ -65,7 +78,7 @@ type ExplainRequest struct {
 	// Direction is out by default.
 	Direction packet.Direction `json:"direction"`
 	Protocol  packet.Protocol  `json:"protocol"`
-	// Remote is an address, or an address with a port.
+	// Remote is an address or a domain, with or without a port.
 	Remote string `json:"remote"`
 	// LocalPort may be 0.
 	LocalPort uint16 `json:"localPort,omitempty"`

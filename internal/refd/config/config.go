@@ -4,8 +4,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
+	"golang.org/x/net/publicsuffix"
+
+	"github.com/weirfw/weir/pkg/dnsmon"
+	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/rules"
 )
 
@@ -38,7 +43,9 @@ type File struct {
 	// SplitTunnel says how split connections are carried; which those are is
 	// said by split.
 	SplitTunnel SplitTunnel `yaml:"split_tunnel"`
-	History     History     `yaml:"connections"`
+	// DNS says where the names of connections come from.
+	DNS     DNS     `yaml:"dns"`
+	History History `yaml:"connections"`
 
 	rules.Config `yaml:",inline"`
 }
@@ -128,6 +135,20 @@ type SplitTunnel struct {
 	Listen6 netip.AddrPort `yaml:"listen6"`
 }
 
+// DNS configures where the names of connections come from.
+type DNS struct {
+	// Monitor follows what systemd-resolved answers.
+	Monitor bool `yaml:"monitor"`
+	// ResolvedSocket is where systemd-resolved tells that.
+	ResolvedSocket string `yaml:"resolved_socket"`
+	// Packets reads answers in packets.
+	Packets bool `yaml:"packets"`
+	// Wait is how long a connection may wait for its name where that matters.
+	Wait time.Duration `yaml:"wait"`
+	// CNAMEs lets domains of rules match aliases, too.
+	CNAMEs bool `yaml:"cnames"`
+}
+
 // Default returns the configuration of an empty file: mode observe.
 func Default() File {
 	return File{
@@ -156,6 +177,9 @@ func Default() File {
 		SplitTunnel: SplitTunnel{
 			Engine: SplitKroute, Table: 1719, Priority: 719, Interfaces: 8,
 			Listen4: netip.MustParseAddrPort("127.0.0.17:719"), Listen6: netip.MustParseAddrPort("[::1]:719"),
+		},
+		DNS: DNS{
+			Monitor: true, ResolvedSocket: dnsmon.DefaultSocket, Packets: true, Wait: firewall.DefaultNameWait, CNAMEs: true,
 		},
 	}
 }
@@ -275,12 +299,42 @@ func (f *File) check() []value {
 			found = append(found, bad(path, got, "not an absolute path", `begin it with "/"`))
 		}
 	}
+	if w := f.DNS.Wait; w < time.Millisecond || w > time.Second {
+		found = append(found, bad("dns.wait", w.String(), "out of range", "use 1ms to 1s"))
+	}
+	absolute("dns.resolved_socket", f.DNS.ResolvedSocket)
 	absolute("api.socket", f.API.Socket)
 	absolute("netfilter.state_dir", f.Netfilter.StateDir)
 	if n := len(f.API.Socket); n > MaxSocket {
 		found = append(found, bad("api.socket", f.API.Socket, fmt.Sprintf("too long for a socket: %d bytes", n), fmt.Sprintf("use at most %d", MaxSocket)))
 	}
 	return append(found, f.checkHost(found)...)
+}
+
+// publicSuffixes finds rules that are about all names below a suffix that is not one owner's, such as ".co.uk".
+func (l *Loaded) publicSuffixes() (found []value) {
+	check := func(path string, remote []string) {
+		for i, entry := range remote {
+			name := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(entry, "*"), "."), "."))
+			if len(name) == len(entry) || !strings.Contains(name, ".") {
+				continue // an address, a scope, one name, or a whole top level domain, which nobody takes for a site
+			}
+			if suffix, _ := publicsuffix.PublicSuffix(name); suffix == name {
+				found = append(found, bad(fmt.Sprintf("%s.remote[%d]", path, i), entry,
+					"names below it belong to different owners", "name a site, such as example."+name))
+			}
+		}
+	}
+	list := func(path string, all []rules.Rule) {
+		for i, r := range all {
+			check(fmt.Sprintf("%s[%d]", path, i), r.Remote)
+		}
+	}
+	list("global", l.Global)
+	for i, a := range l.Apps {
+		list(fmt.Sprintf("apps[%d].rules", i), a.Rules)
+	}
+	return found
 }
 
 // idle finds what does nothing about the split tunnel.
@@ -327,6 +381,9 @@ func (f *File) NeedRestart(next *File) []string {
 	differs("api", f.API == next.API)
 	differs("netfilter", f.Netfilter == next.Netfilter)
 	differs("split_tunnel", f.SplitTunnel == next.SplitTunnel)
+	dns := next.DNS
+	dns.CNAMEs = f.DNS.CNAMEs // a reload of the rules does it
+	differs("dns", f.DNS == dns)
 	differs("connections", f.History == next.History)
 	return names
 }

@@ -254,3 +254,38 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestDNS(t *testing.T) {
+	for text, want := range map[string]string{
+		"dns: {wait: 2s}\n":                `f.yaml:1:13: dns.wait: "2s": out of range (use 1ms to 1s)`,
+		"dns: {wait: 0s}\n":                `f.yaml:1:13: dns.wait: "0s": out of range (use 1ms to 1s)`,
+		"dns: {resolved_socket: x.sock}\n": `f.yaml:1:24: dns.resolved_socket: "x.sock": not an absolute path (begin it with "/")`,
+		"dns: {monitr: true}\n":            `f.yaml:1:7: unknown field "monitr" (did you mean "monitor"?)`,
+	} {
+		_, err := config.Parse("f.yaml", []byte(text))
+		assert.ErrorContains(t, err, want)
+	}
+	a, b := config.Default(), config.Default()
+	b.DNS.CNAMEs = false
+	assert.Empty(t, a.NeedRestart(&b), "the rules are compiled anew")
+	b.DNS.Monitor = false
+	assert.Equal(t, []string{"dns"}, a.NeedRestart(&b))
+}
+
+// A domain that everybody can have a name below is hardly what was meant.
+func TestPublicSuffixes(t *testing.T) {
+	l, err := config.Parse("f.yaml", []byte(`global:
+  - {id: a, action: block, remote: [.co.uk, example.co.uk, .example.co.uk, "*.test", co.uk, 192.0.2.1, lan]}
+apps:
+  - {id: x, match: [{path: /x}], rules: [{id: b, action: block, remote: ["*.github.io"]}]}
+`))
+	require.NoError(t, err)
+	var notes []string
+	for _, n := range l.Notes {
+		notes = append(notes, n.Error())
+	}
+	assert.Equal(t, []string{
+		`f.yaml:2:37: global[0].remote[0]: ".co.uk": names below it belong to different owners (name a site, such as example.co.uk)`,
+		`f.yaml:4:74: apps[0].rules[0].remote[0]: "*.github.io": names below it belong to different owners (name a site, such as example.github.io)`,
+	}, notes)
+}

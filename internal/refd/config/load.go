@@ -120,7 +120,11 @@ func Parse(path string, b []byte, opts ...rules.Option) (*Loaded, error) {
 		}
 		return nil
 	})
-	set, err := rules.Compile(l.Config, append(slices.Clone(opts), selector)...)
+	opts = append(slices.Clone(opts), selector)
+	if !l.DNS.CNAMEs {
+		opts = append(opts, rules.IgnoreCNAMEs())
+	}
+	set, err := rules.Compile(l.Config, opts...)
 	for _, e := range rules.Errors(err) {
 		msg := e.Msg
 		if e.Value != "" {
@@ -138,7 +142,7 @@ func Parse(path string, b []byte, opts ...rules.Option) (*Loaded, error) {
 		return nil, errors.Join(errs...)
 	}
 	l.Rules = set
-	for _, v := range l.idle() {
+	for _, v := range append(l.idle(), l.publicSuffixes()...) {
 		l.Notes = append(l.Notes, pos.at(v.path, v.msg, v.hint))
 	}
 	return l, nil

@@ -1,0 +1,159 @@
+package dnsmon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/weirfw/weir/internal/varlink"
+)
+
+// Monitor is told by systemd-resolved what it answers. Create it with New.
+type Monitor struct {
+	cfg       Config
+	answers   atomic.Uint64
+	bad       atomic.Uint64
+	connects  atomic.Uint64
+	connected atomic.Bool
+	condition string // the ID of what was reported last and is not over; of Run alone
+}
+
+// New returns a Monitor that does nothing yet. The error wraps ErrConfig, or errors.ErrUnsupported on a system whose resolver
+// does not tell.
+func New(cfg Config) (*Monitor, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	return &Monitor{cfg: cfg}, nil
+}
+
+// Stats may be called at any time.
+func (m *Monitor) Stats() Stats {
+	return Stats{Answers: m.answers.Load(), Bad: m.bad.Load(), Connects: m.connects.Load(), Connected: m.connected.Load()}
+}
+
+// Run listens until ctx is done; then it returns nil. It calls ready once: when the resolver tells, or at the first failure, which
+// Config.Report gets. A resolver that is not there, or goes away, is tried again; what it answers meanwhile is lost.
+func (m *Monitor) Run(ctx context.Context, ready func()) error {
+	var once sync.Once
+	settled := func() {
+		if ready != nil {
+			once.Do(ready)
+		}
+	}
+	for pause := m.cfg.MinPause; ctx.Err() == nil; pause = min(2*pause, m.cfg.MaxPause) {
+		err := m.listen(ctx, settled)
+		if ctx.Err() != nil {
+			break
+		}
+		if m.connected.Swap(false) {
+			pause = m.cfg.MinPause
+		}
+		m.failed(err)
+		settled()
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+	m.connected.Store(false)
+	return nil
+}
+
+// listen subscribes and hands over what comes, until that ends.
+func (m *Monitor) listen(ctx context.Context, settled func()) error {
+	c, err := varlink.Dial(ctx, m.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() {
+		_ = c.Close() // to end Receive; it is closed again below
+	})()
+	return errors.Join(m.receive(c, settled), c.Close())
+}
+
+func (m *Monitor) receive(c *varlink.Conn, settled func()) error {
+	if err := c.Send(subscription()); err != nil {
+		return err
+	}
+	for {
+		r, err := c.Receive()
+		if err == nil {
+			err = m.take(r, settled)
+		}
+		switch {
+		case err == nil && !r.Continues:
+			return fmt.Errorf("subscription: %w", io.EOF)
+		case errors.Is(err, ErrBadEvent), errors.Is(err, varlink.ErrMalformed), errors.Is(err, varlink.ErrTooLong):
+			if m.bad.Add(1); !m.connected.Load() {
+				return err // not even the beginning is understood
+			}
+			m.cfg.Logger.Debug("message of the resolver not understood", "err", err)
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// take reads one reply.
+func (m *Monitor) take(r varlink.Reply, settled func()) error {
+	a, ready, err := parseEvent(r.Parameters)
+	if err != nil {
+		return err
+	}
+	if !m.connected.Swap(true) {
+		m.connects.Add(1)
+		m.report(Condition{})
+		m.cfg.Logger.Debug("the resolver tells what it answers", "socket", m.cfg.Socket)
+		settled()
+	}
+	if !ready {
+		m.answers.Add(1)
+		m.cfg.Handle(a)
+	}
+	return nil
+}
+
+// failed reports why the resolver does not tell. That it ended is no reason: it may start again at once.
+func (m *Monitor) failed(err error) {
+	m.cfg.Logger.Debug("the resolver does not tell what it answers", "err", err)
+	var refused *varlink.Error
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.As(err, &refused) && refuses(refused.Name):
+		m.report(Condition{ID: ResolverRefuses, Text: fmt.Sprintf(
+			"systemd-resolved does not tell what it answers: %v: run as root, or allow the polkit action io.systemd.Resolve.Monitor", err)})
+	case errors.As(err, &refused), errors.Is(err, ErrBadEvent), errors.Is(err, varlink.ErrMalformed), errors.Is(err, varlink.ErrTooLong):
+		m.report(Condition{ID: ResolverUnknown, Text: fmt.Sprintf(
+			"this version of systemd-resolved tells its answers in a way that is not understood: %v", err)})
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	default:
+		m.report(Condition{ID: ResolverAbsent, Text: fmt.Sprintf(
+			"systemd-resolved 252 or newer does not run: %v: names come from DNS packets only", err)})
+	}
+}
+
+// refuses recognises a lack of rights, as different versions say it.
+func refuses(name string) bool {
+	return strings.HasSuffix(name, ".PermissionDenied") || strings.HasSuffix(name, ".InteractiveAuthenticationRequired") ||
+		strings.HasSuffix(name, ".NotAuthenticated")
+}
+
+// report tells a condition once, and that the one before is over. Without an ID there is none any more.
+func (m *Monitor) report(c Condition) {
+	if c.ID == m.condition {
+		return
+	}
+	if m.condition != "" {
+		m.cfg.Report(Condition{ID: m.condition, Over: true})
+	}
+	if m.condition = c.ID; c.ID != "" {
+		m.cfg.Report(c)
+	}
+}
