@@ -1,17 +1,14 @@
 package procinfo
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -107,41 +104,27 @@ func TestIntegrationKernelSocket(t *testing.T) {
 }
 
 // TestIntegrationClosing is a socket that is about to go: its program has no descriptor any more. One on its way to another process
-// looks like it.
+// looks like it, and so do those of the kernel, whose packets have no user.
 func TestIntegrationClosing(t *testing.T) {
-	for _, goes := range []bool{true, false} {
-		t.Run(fmt.Sprint("goes ", goes), func(t *testing.T) {
-			f := newFinder(t)
-			c, err := net.Dial("udp4", "127.0.0.1:9")
-			must(t, err)
-			info := packet.Info{Version: 4, Tuple: packet.Tuple{
-				Local: ap(c.LocalAddr().String()), Remote: ap("127.0.0.1:9"), Protocol: packet.UDP,
-			}}
-			arrive := underway(t, c.(*net.UDPConn))
-			answer := make(chan error, 1)
-			go func() {
-				_, err := f.Find(context.Background(), &info, packet.Outbound)
-				answer <- err
-			}()
-			want := ReasonNoProcess
-			if goes {
-				want = ReasonGone
-				for f.Stats().Scans < 3 && len(answer) == 0 {
-					runtime.Gosched()
-				}
-				arrive()
-			}
-			var u *UnknownError
-			if err := <-answer; !errors.As(err, &u) || u.Reason != want {
-				t.Errorf("got %v; want %v", err, want)
-			}
-			arrive()
-		})
+	f := newFinder(t)
+	c, err := net.Dial("udp4", "127.0.0.1:9")
+	must(t, err)
+	info := packet.Info{Version: 4, Tuple: packet.Tuple{
+		Local: ap(c.LocalAddr().String()), Remote: ap("127.0.0.1:9"), Protocol: packet.UDP,
+	}}
+	underway(t, c.(*net.UDPConn))
+	wantReason(t, f, info, packet.Outbound, ReasonNoProcess)
+	info.HasUID, info.UID = true, uint32(os.Geteuid())
+	for range 2 { // found out, and remembered
+		if u := wantReason(t, f, info, packet.Outbound, ReasonGone); !u.Gone() {
+			t.Error("a program that closed its socket is not gone")
+		}
 	}
+	wantReason(t, f, info, packet.Inbound, ReasonNoProcess)
 }
 
-// underway sends the only descriptor of a socket to where nobody takes it. The function drops it.
-func underway(t *testing.T, c *net.UDPConn) (arrive func()) {
+// underway sends the only descriptor of a socket to where nobody takes it.
+func underway(t *testing.T, c *net.UDPConn) {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
@@ -149,7 +132,7 @@ func underway(t *testing.T, c *net.UDPConn) (arrive func()) {
 	must(t, err)
 	must(t, unix.Sendmsg(pair[0], []byte{0}, unix.UnixRights(int(file.Fd())), nil, 0))
 	must(t, errors.Join(file.Close(), c.Close(), unix.Close(pair[0])))
-	return sync.OnceFunc(func() { must(t, unix.Close(pair[1])) })
+	t.Cleanup(func() { must(t, unix.Close(pair[1])) })
 }
 
 func TestIntegrationKernelThread(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -252,8 +251,9 @@ func (f *Finder) countError(err error) error {
 func (f *Finder) find(
 	ctx context.Context, info *packet.Info, dir packet.Direction, sc *scratch,
 ) (*conn.Process, Method, error) {
+	const tries = 2
 	var last error
-	for wait := time.Duration(0); ; {
+	for range tries {
 		method, err := f.locate(info, dir, sc)
 		if err != nil {
 			if last != nil && errors.Is(err, ErrUnknown) {
@@ -269,45 +269,21 @@ func (f *Finder) find(
 			return p, method, nil
 		}
 		if !errors.Is(err, errNotHeld) {
-			return nil, 0, err
+			return nil, 0, closed(info, dir, err)
 		}
-		if last != nil && (wait > longestWait || sc.denied || f.wasUnheld(sc)) {
-			return nil, 0, f.unheld(sc)
-		}
-		if last != nil {
-			if err := pause(ctx, wait); err != nil {
-				return nil, 0, err
-			}
-		}
-		last, wait = err, max(2*wait, time.Millisecond)
+		last = err
 	}
+	return nil, 0, closed(info, dir, f.unheld(sc))
 }
 
-// longestWait is the last of the waits for a socket that nobody holds to go, and about half of them all. A program that closes a
-// socket, or ends, loses its descriptor first: until the kernel has got rid of the socket, which takes as long as other programs are
-// in its way, it looks like one of the kernel's own.
-const longestWait = 128 * time.Millisecond
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return fmt.Errorf("wait for a socket to go: %w", ctx.Err())
-	case <-timer.C:
-		return nil
+// closed says of a socket that nobody holds that its process is gone, where the packet tells that it was sent by a program: the
+// kernel knows its user then. A program that closes a socket, or ends, loses its descriptor first, and until the kernel has got rid
+// of the socket it looks like one of the kernel's own, whose packets have no user.
+func closed(info *packet.Info, dir packet.Direction, err error) error {
+	if err == error(unknowns[ReasonNoProcess]) && info.HasUID && dir == packet.Outbound { //nolint:errorlint // that very one
+		return unknown(ReasonGone)
 	}
-}
-
-// wasUnheld reports whether it is known of the sockets that nobody holds them:
-// they are not about to go.
-func (f *Finder) wasUnheld(sc *scratch) bool {
-	for i := range sc.socks {
-		if m, ok := f.socks.sock(sc.socks[i].inode); !ok || m.err == nil {
-			return false
-		}
-	}
-	return true
+	return err
 }
 
 // unheld notes that nobody holds the sockets, so that the search is not repeated
