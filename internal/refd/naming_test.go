@@ -21,7 +21,9 @@ func TestResolveRemote(t *testing.T) {
 	n.heard(dnsmon.Answer{Asked: []string{"alias.test"}, Records: []dnsmon.Record{
 		{Name: "alias.test", Target: "node.test"}, {Name: "node.test", Addr: netip.MustParseAddr("2001:db8::1")},
 	}})
-	unknown := func(context.Context, string) (netip.Addr, []string, error) { return netip.Addr{}, nil, errUnknownDomain }
+	unknown := func(context.Context, string) (netip.Addr, []string, error) {
+		return netip.Addr{}, nil, errUnknownDomain
+	}
 	for _, tt := range []struct {
 		remote, domain         string
 		wantRemote, wantDomain string
