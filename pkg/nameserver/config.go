@@ -25,7 +25,7 @@ const Canary = "use-application-dns.net"
 
 // Defaults of Config and Settings.
 const (
-	DefaultCacheBytes    = 64 << 20
+	DefaultCacheBytes    = 80 << 20
 	DefaultMaxQueries    = 4096
 	DefaultMaxTCP        = 512
 	DefaultTCPIdle       = 10 * time.Second

@@ -242,6 +242,11 @@ func (c *stream) ask(ctx context.Context, q *packed, x *streamExchanger) ([]byte
 	case b := <-answer:
 		return b, nil
 	case <-c.dead:
+		select {
+		case b := <-answer: // it came before the end
+			return b, nil
+		default:
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return nil, c.err

@@ -115,8 +115,20 @@ func (s *Server) listen() (*listeners, error) {
 	return l, nil
 }
 
+// anyPortTries bounds how often another port is tried where port 0 asks for any: the one that UDP gets may be taken by TCP.
+const anyPortTries = 20
+
 // open listens on one address by UDP and TCP, on the same port.
-func (l *listeners) open(a netip.AddrPort) (netip.AddrPort, error) {
+func (l *listeners) open(a netip.AddrPort) (got netip.AddrPort, err error) {
+	for range anyPortTries {
+		if got, err = l.openOnce(a); a.Port() != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	return got, err
+}
+
+func (l *listeners) openOnce(a netip.AddrPort) (got netip.AddrPort, err error) {
 	family := "4"
 	if a.Addr().Is6() {
 		family = "6"
@@ -125,18 +137,16 @@ func (l *listeners) open(a netip.AddrPort) (netip.AddrPort, error) {
 	if err != nil {
 		return a, fmt.Errorf("nameserver: %w", err)
 	}
-	l.udp = append(l.udp, u)
 	// The kernel may give less, which is enough for all but bursts.
 	_ = u.SetReadBuffer(udpBuffer) // as said
-	got, err := netip.ParseAddrPort(u.LocalAddr().String())
-	if err != nil {
-		return a, fmt.Errorf("nameserver: %w", err)
+	if got, err = netip.ParseAddrPort(u.LocalAddr().String()); err != nil {
+		return a, errors.Join(fmt.Errorf("nameserver: %w", err), u.Close())
 	}
 	t, err := net.ListenTCP("tcp"+family, net.TCPAddrFromAddrPort(got))
 	if err != nil {
-		return a, fmt.Errorf("nameserver: %w", err)
+		return a, errors.Join(fmt.Errorf("nameserver: %w", err), u.Close())
 	}
-	l.tcp = append(l.tcp, t)
+	l.udp, l.tcp = append(l.udp, u), append(l.tcp, t)
 	return got, nil
 }
 
