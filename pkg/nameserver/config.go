@@ -29,7 +29,7 @@ const (
 	DefaultMaxQueries    = 4096
 	DefaultMaxTCP        = 512
 	DefaultTCPIdle       = 10 * time.Second
-	DefaultTimeout       = 5 * time.Second
+	DefaultTimeout       = 4 * time.Second
 	DefaultFailoverAfter = 300 * time.Millisecond
 	DefaultBlockTTL      = time.Second
 	DefaultMaxTTL        = 24 * time.Hour

@@ -85,7 +85,7 @@ func (x *streamExchanger) try(ctx context.Context, o *outgoing, f form) (*dns.Ms
 			return nil, err
 		}
 		b, err := c.ask(ctx, q, x)
-		if err != nil && used && ctx.Err() == nil {
+		if err != nil && used && ctx.Err() == nil && !c.alive() {
 			continue
 		}
 		if err != nil {
