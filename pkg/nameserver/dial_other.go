@@ -21,7 +21,9 @@ const dialTries = 8
 func (d *dialer) connect(ctx context.Context, p packet.Protocol, network string, to netip.AddrPort) (c net.Conn, err error) {
 	for range dialTries {
 		var random [2]byte
-		_, _ = rand.Read(random[:]) // it never fails, says its documentation
+		if _, err := rand.Read(random[:]); err != nil {
+			return nil, fmt.Errorf("random numbers: %w", err)
+		}
 		port := 49152 | int(binary.BigEndian.Uint16(random[:]))
 		nd := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}}
 		if p == packet.UDP {

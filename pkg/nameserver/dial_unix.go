@@ -28,11 +28,11 @@ func (d *dialer) connect(ctx context.Context, p packet.Protocol, network string,
 }
 
 func (d *dialer) bind(fd int, p packet.Protocol, network string) error {
-	var any syscall.Sockaddr = &syscall.SockaddrInet4{}
+	var anyPort syscall.Sockaddr = &syscall.SockaddrInet4{}
 	if strings.HasSuffix(network, "6") {
-		any = &syscall.SockaddrInet6{}
+		anyPort = &syscall.SockaddrInet6{}
 	}
-	if err := syscall.Bind(fd, any); err != nil {
+	if err := syscall.Bind(fd, anyPort); err != nil {
 		return fmt.Errorf("bind to a port: %w", err)
 	}
 	own, err := syscall.Getsockname(fd)

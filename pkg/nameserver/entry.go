@@ -324,7 +324,7 @@ func fold(c byte) byte {
 // limitTTLs puts the TTLs of a message in order and returns how long it may be kept.
 func limitTTLs(m *dns.Msg, s *Settings) time.Duration {
 	most := uint32(s.MaxTTL / time.Second)
-	least, any := most, false
+	least, some := most, false
 	for _, section := range [][]dns.RR{m.Answer, m.Ns} {
 		for _, rr := range section {
 			h := rr.Header()
@@ -332,11 +332,11 @@ func limitTTLs(m *dns.Msg, s *Settings) time.Duration {
 				h.Ttl = 0 // RFC 2181 section 8
 			}
 			h.Ttl = min(h.Ttl, most)
-			least, any = min(least, h.Ttl), true
+			least, some = min(least, h.Ttl), true
 		}
 	}
 	if !negative(m) {
-		if !any {
+		if !some {
 			return 0
 		}
 		return time.Duration(least) * time.Second

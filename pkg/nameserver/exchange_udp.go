@@ -90,6 +90,7 @@ func (x *udpExchanger) try(ctx context.Context, o *outgoing, f form) (*dns.Msg, 
 
 func (x *udpExchanger) receive(ctx context.Context, c net.Conn, q *packed, f form) (*dns.Msg, error) {
 	var doubt error // what to say if nothing better comes within caseGrace
+	looked := false // once more, after that
 	buf := make([]byte, 4096)
 	for range maxWrong {
 		n, err := c.Read(buf)
@@ -97,10 +98,17 @@ func (x *udpExchanger) receive(ctx context.Context, c net.Conn, q *packed, f for
 			switch {
 			case ctx.Err() != nil:
 				return nil, ctx.Err()
-			case doubt != nil:
+			case doubt == nil:
+				return nil, fmt.Errorf("receive: %w", err)
+			case looked:
 				return nil, doubt
 			}
-			return nil, fmt.Errorf("receive: %w", err)
+			// What came while this program had no processor is there, and is not read after a deadline.
+			looked = true
+			if err := c.SetReadDeadline(time.Now().Add(caseGrace / 4)); err != nil {
+				return nil, fmt.Errorf("receive: %w", err)
+			}
+			continue
 		}
 		kind := q.match(buf[:n])
 		if kind == matchExact {

@@ -66,7 +66,7 @@ var errSilent = errors.New("no answer in time")
 func (s *server) try(ctx context.Context, o *outgoing) (*dns.Msg, error) {
 	m, err := s.exchange(ctx, o)
 	if err != nil {
-		return nil, err
+		return nil, err //nolint:wrapcheck // one of our exchangers; who asks adds the server
 	}
 	switch m.Rcode {
 	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain:

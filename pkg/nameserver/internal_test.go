@@ -513,8 +513,8 @@ func TestMemory100k(t *testing.T) {
 	if used > 100e6 {
 		t.Errorf("got %d bytes; want less than 100 MB", used)
 	}
-	if real := float64(used) / float64(st.CacheBytes); real > 1.25 {
-		t.Errorf("got %.2f times what we count: the bound of the cache does not hold", real)
+	if ratio := float64(used) / float64(st.CacheBytes); ratio > 1.25 {
+		t.Errorf("got %.2f times what we count: the bound of the cache does not hold", ratio)
 	}
 	runtime.KeepAlive(s)
 }

@@ -194,18 +194,18 @@ func (s *Server) readUDP(ctx context.Context, c *net.UDPConn, group *sync.WaitGr
 			reply, done = s.fast(a, out[:0])
 		}
 		if done {
-			send(c, reply, from)
+			s.send(c, reply, from)
 			out = grown(out, reply)
 			continue
 		}
 		if !s.takeSlot() {
-			send(c, bareReply(out[:0], &a.req, serverFailure), from)
+			s.send(c, bareReply(out[:0], &a.req, serverFailure), from)
 			continue
 		}
 		waiting := a.detach()
 		group.Go(func() {
 			defer s.freeSlot()
-			send(c, s.slow(ctx, waiting), from)
+			s.send(c, s.slow(ctx, waiting), from)
 		})
 	}
 }
@@ -221,9 +221,13 @@ func grown(buf, reply []byte) []byte {
 // serverFailure is the rcode SERVFAIL.
 const serverFailure = 2
 
-func send(c *net.UDPConn, b []byte, to netip.AddrPort) {
-	if len(b) > 0 {
-		_, _ = c.WriteToUDPAddrPort(b, to) // UDP promises nothing, and the client asks again
+// send answers a client. UDP promises nothing: one that got no answer asks again.
+func (s *Server) send(c *net.UDPConn, b []byte, to netip.AddrPort) {
+	if len(b) == 0 {
+		return
+	}
+	if _, err := c.WriteToUDPAddrPort(b, to); err != nil {
+		s.stats.unsent.Add(1)
 	}
 }
 

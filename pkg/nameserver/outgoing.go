@@ -51,7 +51,9 @@ type form struct {
 // pack writes the question with a random id.
 func (o *outgoing) pack(f form) (*packed, error) {
 	var random [2 + maxName/8 + 1]byte
-	_, _ = rand.Read(random[:]) // it never fails, says its documentation
+	if _, err := rand.Read(random[:]); err != nil {
+		return nil, fmt.Errorf("random numbers: %w", err)
+	}
 	name := o.name
 	if f.mixed {
 		name = mixCase(name, random[2:])

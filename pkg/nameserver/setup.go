@@ -219,8 +219,9 @@ func (s *Server) keep(key, name string, o *outgoing, gen uint64, e *entry, err e
 	case s.life().Err() != nil:
 		return err
 	default:
-		if e, _ = failureEntry(name, o, err); e == nil { // a packet without records can be packed
-			return err
+		var perr error
+		if e, perr = failureEntry(name, o, err); perr != nil {
+			return errors.Join(err, perr)
 		}
 	}
 	e.key = key

@@ -8,7 +8,7 @@ type counters struct {
 	hits, misses, joined, stale           atomic.Uint64
 	blocked, failed, loops                atomic.Uint64
 	wrong, rebound                        atomic.Uint64
-	tcpConns, tcpRefused                  atomic.Uint64
+	tcpConns, tcpRefused, unsent          atomic.Uint64
 }
 
 // Stats are figures since the Server was made.
@@ -33,6 +33,8 @@ type Stats struct {
 	// Wrong counts packets of upstream servers that answered something else, and Rebound addresses that RebindProtection removed.
 	Wrong   uint64 `json:"wrong"`
 	Rebound uint64 `json:"rebound"`
+	// Unsent counts answers by UDP that the system did not take.
+	Unsent uint64 `json:"unsent"`
 	// TCPConns counts connections of clients, TCPRefused those for which there was no room.
 	TCPConns   uint64 `json:"tcp_conns"`
 	TCPRefused uint64 `json:"tcp_refused"`
@@ -49,7 +51,7 @@ func (s *Server) Stats() Stats {
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Joined: c.joined.Load(), Stale: c.stale.Load(),
 		Blocked: c.blocked.Load(), Failed: c.failed.Load(), Loops: c.loops.Load(),
 		Wrong: c.wrong.Load(), Rebound: c.rebound.Load(),
-		TCPConns: c.tcpConns.Load(), TCPRefused: c.tcpRefused.Load(),
+		TCPConns: c.tcpConns.Load(), TCPRefused: c.tcpRefused.Load(), Unsent: c.unsent.Load(),
 	}
 	st.Cached, st.CacheBytes = s.cache.size()
 	return st

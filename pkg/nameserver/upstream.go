@@ -26,6 +26,8 @@ const (
 )
 
 // protocols are the schemes and usual ports, by Protocol.
+//
+//nolint:gochecknoglobals // a table that nobody writes
 var protocols = [...]struct {
 	scheme string
 	port   uint16
