@@ -571,6 +571,7 @@ func BenchmarkCached(b *testing.B) {
 	s, packets := cachedServer(b)
 	from, at := netip.MustParseAddrPort("127.0.0.1:4000"), netip.MustParseAddrPort("127.0.0.17:53")
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		a, out := new(ask), make([]byte, 0, 4096)
 		for i := rand.IntN(1000); pb.Next(); i++ {
