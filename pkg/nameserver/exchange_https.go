@@ -10,9 +10,10 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"time"
+	"sync/atomic"
 
 	"github.com/miekg/dns"
 
@@ -50,9 +51,9 @@ func newHTTPSExchanger(u Upstream, d *dialer, conf *tls.Config, stats *counters)
 		TLSClientConfig:    conf,
 		ForceAttemptHTTP2:  true,
 		DisableCompression: true,
-		IdleConnTimeout:    30 * time.Second,
+		IdleConnTimeout:    streamIdle,
 		// A connection that died in silence is found out before everybody's patience ends.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: time.Second},
+		HTTP2: &http.HTTP2Config{SendPingTimeout: streamDead, PingTimeout: streamDead / 2},
 	}
 	host := netip.AddrPortFrom(u.Addr.Addr().WithZone(""), u.Addr.Port()).String()
 	if u.ServerName != "" {
@@ -76,7 +77,11 @@ func (x *httpsExchanger) exchange(ctx context.Context, o *outgoing) (*dns.Msg, e
 		return nil, err
 	}
 	q.setID(0) // RFC 8484 section 4.1: equal questions look equal to caches
-	b, err := x.post(ctx, q.wire)
+	b, used, err := x.post(ctx, q.wire)
+	var answered *httpError
+	if err != nil && used && ctx.Err() == nil && !errors.As(err, &answered) {
+		b, _, err = x.post(ctx, q.wire) // the connection was from before, and has ended
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,29 +92,32 @@ func (x *httpsExchanger) exchange(ctx context.Context, o *outgoing) (*dns.Msg, e
 	return decode(b)
 }
 
-func (x *httpsExchanger) post(ctx context.Context, wire []byte) (b []byte, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, x.url, bytes.NewReader(wire))
+// post sends a message and returns the answer, and whether it went by a connection that was there already.
+func (x *httpsExchanger) post(ctx context.Context, wire []byte) (b []byte, used bool, err error) {
+	var reused atomic.Bool
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused.Store(i.Reused) }})
+	req, err := http.NewRequestWithContext(traced, http.MethodPost, x.url, bytes.NewReader(wire))
 	if err != nil {
-		return nil, fmt.Errorf("make a request: %w", err)
+		return nil, false, fmt.Errorf("make a request: %w", err)
 	}
 	req.Header.Set("Content-Type", dohType)
 	req.Header.Set("Accept", dohType)
 	req.Header.Set("User-Agent", "") // nobody needs to know
 	resp, err := x.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask: %w", err)
+		return nil, reused.Load(), fmt.Errorf("ask: %w", err)
 	}
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
 	kind, _, perr := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if resp.StatusCode != http.StatusOK || perr != nil || kind != dohType {
-		return nil, &httpError{resp.StatusCode, resp.Header.Get("Content-Type")}
+		return nil, reused.Load(), &httpError{resp.StatusCode, resp.Header.Get("Content-Type")}
 	}
 	b, err = io.ReadAll(io.LimitReader(resp.Body, maxMessage+1))
 	if err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
+		return nil, reused.Load(), fmt.Errorf("read the answer: %w", err)
 	}
 	if len(b) > maxMessage {
-		return nil, fmt.Errorf("%w: longer than a message can be", errMalformed)
+		return nil, reused.Load(), fmt.Errorf("%w: longer than a message can be", errMalformed)
 	}
-	return b, nil
+	return b, reused.Load(), nil
 }

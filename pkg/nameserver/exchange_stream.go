@@ -20,8 +20,8 @@ import (
 const (
 	// streamIdle is how long a connection without questions is kept (RFC 7766 section 6.2.3 wants seconds).
 	streamIdle = 10 * time.Second
-	// streamDead is how long a connection with questions may be silent before it is given up together with the question that had
-	// to wait.
+	// streamDead is how long a connection with questions may be silent before it is given up: where the network has changed since it
+	// was made, nobody will ever say so.
 	streamDead = time.Second
 	// maxPipelined bounds the questions on one connection.
 	maxPipelined = 1024
@@ -84,7 +84,7 @@ func (x *streamExchanger) try(ctx context.Context, o *outgoing, f form) (*dns.Ms
 		if err != nil {
 			return nil, err
 		}
-		b, err := c.ask(ctx, q, x)
+		b, err := c.ask(ctx, q, x, used)
 		if err != nil && used && ctx.Err() == nil && !c.alive() {
 			continue
 		}
@@ -223,8 +223,9 @@ func (c *stream) leave(id uint16) {
 	}
 }
 
-// ask sends a question and waits for the packet with its id.
-func (c *stream) ask(ctx context.Context, q *packed, x *streamExchanger) ([]byte, error) {
+// ask sends a question and waits for the packet with its id. A connection that has been used before has to say something within streamDead;
+// with a new one the server may need that long.
+func (c *stream) ask(ctx context.Context, q *packed, x *streamExchanger, used bool) ([]byte, error) { //nolint:revive // about the connection
 	answer, err := c.enter(q)
 	if err != nil {
 		return nil, err
@@ -237,6 +238,14 @@ func (c *stream) ask(ctx context.Context, q *packed, x *streamExchanger) ([]byte
 	if err := c.write(q.wire); err != nil {
 		c.fail(err)
 		return nil, err
+	}
+	if used {
+		silence := time.AfterFunc(streamDead, func() {
+			if c.heard.Load() < began.UnixNano() {
+				c.fail(errSilent)
+			}
+		})
+		defer silence.Stop()
 	}
 	select {
 	case b := <-answer:
