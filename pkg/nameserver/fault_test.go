@@ -1,0 +1,522 @@
+package nameserver_test
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/weirfw/weir/pkg/nameserver"
+	"github.com/weirfw/weir/pkg/packet"
+)
+
+// deadAddr is a UDP and TCP port that nobody answers on: UDP is swallowed, TCP accepted and ignored.
+func deadAddr(t *testing.T) netip.AddrPort {
+	t.Helper()
+	f := plain(t, func(*dns.Msg, bool) *dns.Msg { return nil })
+	return f.addr
+}
+
+func parse(t *testing.T, s string) nameserver.Upstream {
+	t.Helper()
+	u, err := nameserver.ParseUpstream(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// forge answers to the query as somebody would who does not see it, or not well.
+type forge func(q *dns.Msg) *dns.Msg
+
+// TestFailover has a first server that is broken in some way: the answer is the second one's, never the broken one's, and in the end there
+// is a state that says what to do.
+func TestFailover(t *testing.T) {
+	noLeaks(t)
+	cert, roots := certificate(t)
+	truth := zoneReply(newZone(t, "a.test. 0 IN A 192.0.2.1"))
+	lie := func(f forge) respond {
+		return func(q *dns.Msg, _ bool) *dns.Msg {
+			m := new(dns.Msg)
+			m.SetReply(q)
+			m.Answer = []dns.RR{rr(t, q.Question[0].Name+" 300 IN A 203.0.113.66")}
+			return f(m)
+		}
+	}
+	closed, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := closed.Addr().String()
+	closed.Close()
+	for _, c := range []struct {
+		name, upstream, remedy string
+	}{
+		{"dead UDP", deadAddr(t).String(), "Check the network"},
+		{"dead TCP", "tcp://" + deadAddr(t).String(), "Check the network"},
+		{"TLS not answering", "tls://" + deadAddr(t).String(), ""},
+		{"nobody there, UDP", nobody, "Nothing listens there"},
+		{"nobody there, TCP", "tcp://" + nobody, "Nothing listens there"},
+		{"refuses", plain(t, func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeRefused) }).addr.String(), "use another server"},
+		{"wrong id", plain(t, lie(func(m *dns.Msg) *dns.Msg { m.Id++; return m })).addr.String(), "Check the network"},
+		{"wrong name", plain(t, lie(func(m *dns.Msg) *dns.Msg { m.Question[0].Name = "b.test."; return m })).addr.String(), "Check the network"},
+		{"wrong type", plain(t, lie(func(m *dns.Msg) *dns.Msg { m.Question[0].Qtype = dns.TypeAAAA; return m })).addr.String(), "Check the network"},
+		{"a query", plain(t, lie(func(m *dns.Msg) *dns.Msg { m.Response = false; return m })).addr.String(), "Check the network"},
+		{"wrong name, TCP", "tcp://" + plain(t, lie(func(m *dns.Msg) *dns.Msg { m.Question[0].Name = "b.test."; return m })).addr.String(), "forging"},
+		{"certificate of nobody", "tls://" + dot(t, otherCertificate(t), truth).addr.String(), "signed by nobody"},
+		{"certificate of another name", "tls://" + dot(t, cert, truth).addr.String() + "#other.test", "another name"},
+		{"HTTPS certificate of another name", "https://" + doh(t, cert, 0, truth).addr.String() + "#other.test", "another name"},
+		{"HTTP 500", "https://" + doh(t, cert, 500, truth).addr.String(), "path of its URL"},
+		{"HTTP redirect", "https://" + doh(t, cert, 302, truth).addr.String(), "path of its URL"},
+		{"wrong path", "https://" + doh(t, cert, 0, truth).addr.String() + "/x", "path of its URL"},
+		{"HTTP not answering", "https://" + doh(t, cert, 0, func(*dns.Msg, bool) *dns.Msg { return nil }).addr.String(), "Check the network"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			good := plain(t, truth)
+			bad := parse(t, c.upstream)
+			r := run(t, nameserver.Config{RootCAs: roots, Settings: nameserver.Settings{
+				Upstreams: []nameserver.Upstream{bad, good.upstream(t, "ADDR")}, FailoverAfter: 250 * time.Millisecond,
+			}})
+			id := "upstream/" + bad.String()
+			eventually(t, "a state", func() bool {
+				r.want("a.test", dns.TypeA, "192.0.2.1")
+				return r.state(id) != ""
+			})
+			if msg := r.state(id); !strings.Contains(msg, bad.String()) || !strings.Contains(msg, c.remedy) {
+				t.Errorf("got state %q; want one with %q", msg, c.remedy)
+			}
+			if up := r.Upstreams(); !up[0].Failing || up[0].Err == nil {
+				t.Errorf("got %+v; want the first failing", up)
+			}
+		})
+	}
+}
+
+// TestRecovery has a server come back: it is tried beside the others, and its state goes.
+func TestRecovery(t *testing.T) {
+	noLeaks(t)
+	truth := zoneReply(newZone(t, "a.test. 0 IN A 192.0.2.1"))
+	first := plain(t, func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeRefused) })
+	second := plain(t, truth)
+	r := with(t, first.upstream(t, "ADDR"), second.upstream(t, "ADDR"))
+	for range 2 {
+		r.want("a.test", dns.TypeA, "192.0.2.1")
+	}
+	id := "upstream/" + r.Settings().Upstreams[0].String()
+	if r.state(id) == "" {
+		t.Fatal("no state for a server that fails")
+	}
+	first.set(truth)
+	eventually(t, "recovered", func() bool {
+		r.want("a.test", dns.TypeA, "192.0.2.1")
+		return r.state(id) == "" && !r.Upstreams()[0].Failing
+	})
+}
+
+// TestStateGoesWithServer removes a failing server from the settings.
+func TestStateGoesWithServer(t *testing.T) {
+	noLeaks(t)
+	bad := plain(t, func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeRefused) })
+	good := plain(t, zoneReply(newZone(t, "a.test. 0 IN A 192.0.2.1")))
+	r := with(t, bad.upstream(t, "ADDR"), good.upstream(t, "ADDR"))
+	for range 3 {
+		r.want("a.test", dns.TypeA, "192.0.2.1")
+	}
+	if len(r.states.All()) != 1 {
+		t.Fatalf("got states %v; want one", r.states.All())
+	}
+	if err := r.Configure(nameserver.Settings{Upstreams: []nameserver.Upstream{good.upstream(t, "ADDR")}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.states.All(); len(got) != 0 {
+		t.Errorf("got states %v; want none", got)
+	}
+}
+
+// TestAllFail has nobody answer: the client learns why, for a second from the cache.
+func TestAllFail(t *testing.T) {
+	noLeaks(t)
+	bad := plain(t, func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure) })
+	r := with(t, bad.upstream(t, "ADDR"))
+	m := r.ask("a.test", dns.TypeA)
+	if m.Rcode != dns.RcodeServerFailure || !strings.Contains(edeText(m), "SERVFAIL") {
+		t.Errorf("got %v; want SERVFAIL with a reason", m)
+	}
+	if len(r.states.All()) != 0 {
+		t.Errorf("got states %v; SERVFAIL is the domain's trouble", r.states.All())
+	}
+	mute := with(t, parse(t, deadAddr(t).String()))
+	s := mute.Settings()
+	s.Timeout = 300 * time.Millisecond
+	if err := mute.Configure(s); err != nil {
+		t.Fatal(err)
+	}
+	if m := mute.ask("a.test", dns.TypeA); m.Rcode != dns.RcodeServerFailure || !strings.Contains(edeText(m), "no server") {
+		t.Errorf("got %v; want SERVFAIL with a reason", m)
+	}
+}
+
+// edeText returns the text of the extended error.
+func edeText(m *dns.Msg) string {
+	if opt := m.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if e, ok := o.(*dns.EDNS0_EDE); ok {
+				return e.ExtraText
+			}
+		}
+	}
+	return ""
+}
+
+// TestForgedBeforeTrue sends wrong answers before the right one: they are not accepted, and the right one is waited for.
+func TestForgedBeforeTrue(t *testing.T) {
+	noLeaks(t)
+	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { pc.Close(); wg.Wait() })
+	ports := map[string]bool{}
+	mixed := false
+	wg.Go(func() {
+		buf := make([]byte, 4096)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			q := new(dns.Msg)
+			if q.Unpack(buf[:n]) != nil {
+				continue
+			}
+			ports[from.String()] = true
+			mixed = mixed || q.Question[0].Name != strings.ToLower(q.Question[0].Name)
+			name := q.Question[0].Name
+			answer := func(change func(*dns.Msg), ip string) {
+				m := new(dns.Msg)
+				m.SetReply(q)
+				m.Answer = []dns.RR{rr(t, name+" 300 IN A "+ip)}
+				change(m)
+				b, _ := m.Pack()
+				_, _ = pc.WriteTo(b, from)
+			}
+			answer(func(m *dns.Msg) { m.Id ^= 1 }, "203.0.113.1")
+			answer(func(m *dns.Msg) { m.Question[0].Name = "evil.test." }, "203.0.113.2")
+			answer(func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }, "203.0.113.3")
+			answer(func(m *dns.Msg) { m.Question = nil }, "203.0.113.4")
+			_, _ = pc.WriteTo([]byte{1, 2, 3}, from)
+			answer(func(m *dns.Msg) { m.Question[0].Name = flip(name) }, "203.0.113.5")
+			answer(func(*dns.Msg) {}, "192.0.2.1")
+		}
+	})
+	r := with(t, parse(t, pc.LocalAddr().String()))
+	for i := range 20 {
+		r.want("some-long-name-"+string(rune('a'+i))+".test", dns.TypeA, "192.0.2.1")
+	}
+	if got := r.Stats().Wrong; got < 120 {
+		t.Errorf("got %d wrong answers counted; want 120", got)
+	}
+	r.stop()
+	pc.Close()
+	wg.Wait()
+	if len(ports) < 15 || !mixed {
+		t.Errorf("got %d source ports of 20 queries, mixed case: %v", len(ports), mixed)
+	}
+}
+
+// flip turns the case of the first letter.
+func flip(name string) string {
+	if c := name[:1]; c != strings.ToUpper(c) {
+		return strings.ToUpper(c) + name[1:]
+	}
+	return strings.ToLower(name[:1]) + name[1:]
+}
+
+// TestServerWithoutCase has a server that writes names in lower case: it is asked by TCP, where that is safe.
+func TestServerWithoutCase(t *testing.T) {
+	noLeaks(t)
+	var tcp, udp int
+	f := plain(t, func(q *dns.Msg, isTCP bool) *dns.Msg {
+		if isTCP {
+			tcp++
+		} else {
+			udp++
+		}
+		m := new(dns.Msg)
+		m.SetReply(q)
+		m.Question[0].Name = strings.ToLower(q.Question[0].Name)
+		m.Answer = []dns.RR{rr(t, m.Question[0].Name+" 300 IN A 192.0.2.1")}
+		return m
+	})
+	r := with(t, f.upstream(t, "ADDR"))
+	s := r.Settings()
+	s.FailoverAfter = limit
+	if err := r.Configure(s); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		r.want("a-name-with-many-letters-"+string(rune('a'+i))+".test", dns.TypeA, "192.0.2.1")
+	}
+	r.stop()
+	if tcp != 3 || udp != 1 {
+		t.Errorf("got %d by TCP and %d by UDP; want 3 and 1", tcp, udp)
+	}
+}
+
+// TestServerWithoutEDNS has a server that knows no EDNS.
+func TestServerWithoutEDNS(t *testing.T) {
+	noLeaks(t)
+	respond := func(q *dns.Msg, _ bool) *dns.Msg {
+		if q.IsEdns0() != nil {
+			return new(dns.Msg).SetRcodeFormatError(q)
+		}
+		return new(dns.Msg).SetRcode(q, dns.RcodeNameError)
+	}
+	for _, format := range []string{"ADDR", "tcp://ADDR"} {
+		f := plain(t, respond)
+		r := with(t, f.upstream(t, format))
+		for range 3 {
+			r.want("a.test", dns.TypeA, "NXDOMAIN")
+		}
+		if n := f.queries.Load(); n != 4 {
+			t.Errorf("%s: got %d queries; want 4", format, n)
+		}
+	}
+}
+
+// TestStreamEnds has a server that closes connections after each answer, as they may.
+func TestStreamEnds(t *testing.T) {
+	noLeaks(t)
+	z := newZone(t, "a.test. 0 IN A 192.0.2.1")
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn := &dns.Conn{Conn: c}
+			if q, err := conn.ReadMsg(); err == nil {
+				_ = conn.WriteMsg(z.reply(q))
+			}
+			c.Close()
+		}
+	})
+	r := with(t, parse(t, "tcp://"+l.Addr().String()))
+	for range 20 {
+		r.want("a.test", dns.TypeA, "192.0.2.1")
+	}
+}
+
+// TestAnnounce: each socket is announced with the port that it sends from.
+func TestAnnounce(t *testing.T) {
+	noLeaks(t)
+	cert, roots := certificate(t)
+	truth := zoneReply(newZone(t, "a.test. 0 IN A 192.0.2.1"))
+	for _, c := range []struct {
+		format string
+		f      *fake
+		proto  packet.Protocol
+	}{
+		{"ADDR", plain(t, truth), packet.UDP},
+		{"tcp://ADDR", plain(t, truth), packet.TCP},
+		{"tls://ADDR", dot(t, cert, truth), packet.TCP},
+		{"https://ADDR", doh(t, cert, 0, truth), packet.TCP},
+	} {
+		var mu sync.Mutex
+		var announced []uint16
+		r := run(t, nameserver.Config{
+			RootCAs: roots,
+			Announce: func(p packet.Protocol, port uint16) error {
+				if p != c.proto {
+					t.Errorf("%s: got %v; want %v", c.format, p, c.proto)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				announced = append(announced, port)
+				return nil
+			},
+			Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{c.f.upstream(t, c.format)}, FailoverAfter: limit, Timeout: limit},
+		})
+		r.want("a.test", dns.TypeA, "192.0.2.1")
+		mu.Lock()
+		if len(announced) != 1 || announced[0] == 0 {
+			t.Errorf("%s: got ports %v announced; want one", c.format, announced)
+		}
+		mu.Unlock()
+	}
+	// One that may not be used is not.
+	f := plain(t, truth)
+	r := run(t, nameserver.Config{
+		Announce: func(packet.Protocol, uint16) error { return net.ErrClosed },
+		Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR"), f.upstream(t, "tcp://ADDR")}},
+	})
+	r.want("a.test", dns.TypeA, "SERVFAIL")
+	if n := f.queries.Load(); n != 0 {
+		t.Errorf("got %d queries; want none", n)
+	}
+}
+
+// TestLoop has the upstream be a port that sends everything back to the nameserver, from the socket's own address as a redirection does.
+func TestLoop(t *testing.T) {
+	noLeaks(t)
+	if _, err := nameserver.New(nameserver.Config{Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{parse(t, "127.0.0.17")}}}); err == nil {
+		t.Error("the nameserver may ask itself")
+	}
+	if _, err := nameserver.New(nameserver.Config{Settings: nameserver.Settings{
+		Upstreams: []nameserver.Upstream{parse(t, "9.9.9.9")},
+		Routes:    []nameserver.Route{{Domains: []string{"x.test"}, Upstreams: []nameserver.Upstream{parse(t, "tcp://[::1]")}}},
+	}}); err == nil {
+		t.Error("the nameserver may ask itself by a route")
+	}
+}
+
+// TestSlowServer has one that answers after the next one was asked, but well within reason when nobody else does.
+func TestSlowServer(t *testing.T) {
+	noLeaks(t)
+	f := plain(t, func(q *dns.Msg, _ bool) *dns.Msg {
+		time.Sleep(200 * time.Millisecond)
+		m := new(dns.Msg)
+		m.SetReply(q)
+		m.Answer = []dns.RR{rr(t, q.Question[0].Name+" 0 IN A 192.0.2.1")}
+		return m
+	})
+	r := with(t, f.upstream(t, "ADDR"), parse(t, deadAddr(t).String()))
+	s := r.Settings()
+	s.FailoverAfter = 50 * time.Millisecond
+	if err := r.Configure(s); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		r.want("a.test", dns.TypeA, "192.0.2.1")
+	}
+	if r.Upstreams()[0].Failing {
+		t.Error("the only server that answers counts as failing")
+	}
+}
+
+// TestDeadConnections has connections that were good fall silent, as they do when a network changes: the next query gets a new one.
+func TestDeadConnections(t *testing.T) {
+	noLeaks(t)
+	cert, roots := certificate(t)
+	truth := zoneReply(newZone(t, "a.test. 0 IN A 192.0.2.1"))
+	for _, c := range []struct {
+		format string
+		f      *fake
+	}{
+		{"tcp://ADDR", plain(t, truth)},
+		{"tls://ADDR", dot(t, cert, truth)},
+		{"https://ADDR", doh(t, cert, 0, truth)},
+	} {
+		u := c.f.upstream(t, c.format)
+		relay := newRelay(t, u.Addr.String())
+		u.Addr = netip.MustParseAddrPort(relay.listener.Addr().String())
+		r := run(t, nameserver.Config{RootCAs: roots, Settings: nameserver.Settings{
+			Upstreams: []nameserver.Upstream{u}, FailoverAfter: limit, Timeout: limit,
+		}})
+		for range 3 {
+			// A machine that is busy enough makes good connections look dead, too.
+			eventually(t, "an answer", func() bool { return first(r.ask("a.test", dns.TypeA)) == "192.0.2.1" })
+			relay.hush()
+		}
+		if n := relay.connections(); n < 3 {
+			t.Errorf("%s: got %d connections; want a new one for each answer", c.format, n)
+		}
+	}
+}
+
+// relay passes connections on until it is told to swallow what they carry.
+type relay struct {
+	listener net.Listener
+	to       string
+	wg       sync.WaitGroup
+
+	mu    sync.Mutex // guards conns
+	conns []*relayed
+}
+
+type relayed struct {
+	ends  [2]net.Conn
+	quiet atomic.Bool
+}
+
+func newRelay(t *testing.T, to string) *relay {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{listener: l, to: to}
+	r.wg.Go(r.accept)
+	t.Cleanup(func() {
+		l.Close()
+		r.mu.Lock()
+		for _, c := range r.conns {
+			c.ends[0].Close()
+			c.ends[1].Close()
+		}
+		r.mu.Unlock()
+		r.wg.Wait()
+	})
+	return r
+}
+
+func (r *relay) accept() {
+	for {
+		in, err := r.listener.Accept()
+		if err != nil {
+			return
+		}
+		out, err := net.Dial("tcp4", r.to)
+		if err != nil {
+			in.Close()
+			continue
+		}
+		c := &relayed{ends: [2]net.Conn{in, out}}
+		r.mu.Lock()
+		r.conns = append(r.conns, c)
+		r.mu.Unlock()
+		for i := range c.ends {
+			r.wg.Go(func() { c.copy(c.ends[i], c.ends[1-i]) })
+		}
+	}
+}
+
+func (c *relayed) copy(from, to net.Conn) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		if !c.quiet.Load() {
+			_, _ = to.Write(buf[:n])
+		}
+	}
+}
+
+// hush has all connections so far carry nothing more.
+func (r *relay) hush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.conns {
+		c.quiet.Store(true)
+	}
+}
+
+func (r *relay) connections() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.conns)
+}
