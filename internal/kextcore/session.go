@@ -89,7 +89,9 @@ func (s *Session) run(ctx context.Context, ready func()) error {
 		err = context.Cause(broken)
 	}
 	// A driver that does not answer must not keep us: closing the device ends every call.
-	guard := time.AfterFunc(stopTimeout, func() { _ = s.proto.Close() }) // closed once more below, which tells the error
+	guard := time.AfterFunc(stopTimeout, func() {
+		_ = s.proto.Close() // closed once more below, which tells the error
+	})
 	defer guard.Stop()
 	s.closing.Store(true)
 	errs := []error{err, s.finish(), s.shutdown(), s.proto.Close()}

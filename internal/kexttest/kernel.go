@@ -146,7 +146,7 @@ func (k *kernel) Commands() []Command {
 	return slices.Clone(k.commands)
 }
 
-// Open reports whether the device is open.
+// IsOpen reports whether the device is open.
 func (k *kernel) IsOpen() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
