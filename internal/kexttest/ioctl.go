@@ -105,7 +105,7 @@ func (h *IoctlDevice) Control(code uint32, in, out []byte) (int, error) {
 	}
 	d.commands = append(d.commands, Command{Code: code, Data: append([]byte(nil), in...)})
 	sizes := map[uint32]int{
-		0x9c40e000: 0, 0x9c40e004: 0, 0x9c40e00c: 8, 0x9c40e010: 8, 0x9c40e014: 0, 0x9c40e018: 40, 0x9c40e01c: 4,
+		0x9c40e000: 0, 0x9c40e004: 0, 0x9c40e00c: 8, 0x9c40e010: 8, 0x9c40e014: 0, 0x9c40e018: 40, 0x9c40e01c: 8,
 	}
 	if size, ok := sizes[code]; !ok || size != len(in) {
 		return 0, d.faultLocked("control code %#x with % x", code, in)
@@ -128,7 +128,7 @@ func (h *IoctlDevice) Control(code uint32, in, out []byte) (int, error) {
 	case 0x9c40e018:
 		return 0, d.updateLocked(tuple1(in), int(in[38]), effects1())
 	case 0x9c40e01c:
-		return d.statsLocked(int(binary.LittleEndian.Uint32(in)), out)
+		return d.statsLocked(int(binary.LittleEndian.Uint64(in)), out)
 	}
 	return 0, nil
 }

@@ -447,7 +447,7 @@ func TestStats(t *testing.T) {
 			t.Errorf("got %d connections; want 2500", len(h.usage))
 		}
 		h.mu.Unlock()
-		if got := told(d, codeGetStats); len(got) != 1+3 || !slices.Equal(got[0], []byte{0, 4, 0, 0}) {
+		if got := told(d, codeGetStats); len(got) != 1+3 || !slices.Equal(got[0], []byte{0, 4, 0, 0, 0, 0, 0, 0}) {
 			t.Errorf("got % x; want four questions for 1024", got)
 		}
 		if err := stop(); err != nil {

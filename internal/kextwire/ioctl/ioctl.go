@@ -23,7 +23,7 @@ const (
 	CodeClearCache
 	// CodeUpdateVerdict takes an Update.
 	CodeUpdateVerdict
-	// CodeGetStats takes the number of entries for which there is room, as u32; as many Stats come out, or fewer.
+	// CodeGetStats takes the number of entries for which there is room, as u64; as many Stats come out, or fewer.
 	CodeGetStats
 )
 
@@ -34,7 +34,7 @@ const (
 	PayloadGetSize = 8
 	UpdateSize     = 40
 	StatSize       = 64
-	StatsGetSize   = 4
+	StatsGetSize   = 8
 )
 
 // Flags of a Request.
@@ -185,16 +185,16 @@ type Stat struct {
 }
 
 // AppendStatsGet appends the input of CodeGetStats.
-func AppendStatsGet(b []byte, entries uint32) []byte {
-	return binary.LittleEndian.AppendUint32(b, entries)
+func AppendStatsGet(b []byte, entries uint64) []byte {
+	return binary.LittleEndian.AppendUint64(b, entries)
 }
 
 // DecodeStatsGet is the driver's side. The error wraps kextwire.ErrSize.
-func DecodeStatsGet(b []byte) (entries uint32, err error) {
+func DecodeStatsGet(b []byte) (entries uint64, err error) {
 	if len(b) != StatsGetSize {
 		return 0, fmt.Errorf("%w: request for statistics of %d bytes, not %d", kextwire.ErrSize, len(b), StatsGetSize)
 	}
-	return binary.LittleEndian.Uint32(b), nil
+	return binary.LittleEndian.Uint64(b), nil
 }
 
 // CountStats returns how many Stats are in b. The error wraps kextwire.ErrSize.

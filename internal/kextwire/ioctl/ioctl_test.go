@@ -183,10 +183,10 @@ func TestUpdate(t *testing.T) {
 }
 
 func TestStats(t *testing.T) {
-	if got, want := ioctl.AppendStatsGet(nil, 1024), testutil.Hex(t, `00040000`); !bytes.Equal(got, want) {
+	if got, want := ioctl.AppendStatsGet(nil, 1024), testutil.Hex(t, `0004000000000000`); !bytes.Equal(got, want) {
 		t.Errorf("got % x; want % x", got, want)
 	}
-	if n, err := ioctl.DecodeStatsGet(testutil.Hex(t, `00040000`)); err != nil || n != 1024 {
+	if n, err := ioctl.DecodeStatsGet(testutil.Hex(t, `0004000000000000`)); err != nil || n != 1024 {
 		t.Errorf("the driver's side: got %d, %v; want 1024", n, err)
 	}
 	if _, err := ioctl.DecodeStatsGet(nil); !errors.Is(err, kextwire.ErrSize) {
@@ -287,7 +287,7 @@ func FuzzStats(f *testing.F) {
 func FuzzCalls(f *testing.F) {
 	f.Add(ioctl.AppendVerdictSet(nil, ioctl.VerdictSet{ID: 7, Verdict: -8}))
 	f.Add(testutil.Hex(f, words6+`01 11 08 00`))
-	f.Add([]byte{0, 4, 0, 0})
+	f.Add([]byte{0, 4, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if v, err := ioctl.DecodeVerdictSet(b); err == nil {
 			if again, err := ioctl.DecodeVerdictSet(ioctl.AppendVerdictSet(nil, v)); err != nil || again != v {
