@@ -69,13 +69,11 @@ func newSession(r *Runner, p Protocol, h intercept.Handler) *Session {
 }
 
 func (s *Session) run(ctx context.Context, ready func()) error {
+	if err := s.begin(ctx); err != nil || ctx.Err() != nil {
+		return errors.Join(err, s.proto.Close())
+	}
 	broken, fail := context.WithCancelCause(ctx)
 	s.fail = fail
-	// What an earlier client told the driver is not what this handler would.
-	if err := s.proto.ClearCache(); err != nil {
-		fail(nil)
-		return errors.Join(fmt.Errorf("clear the driver's cache: %w", err), s.proto.Close())
-	}
 	var reader, helpers sync.WaitGroup
 	reader.Go(func() { fail(s.read(broken)) })
 	helpers.Go(func() { s.sweep(broken) })
@@ -101,6 +99,19 @@ func (s *Session) run(ctx context.Context, ready func()) error {
 		return err // the rest are errors of the same device
 	}
 	return errors.Join(errs...)
+}
+
+// begin makes the driver forget what an earlier client told it, which is not what this handler would. It returns nil when ctx
+// is done, also if the driver does not answer.
+func (s *Session) begin(ctx context.Context) error {
+	unguard := context.AfterFunc(ctx, func() {
+		_ = s.proto.Close() // closed once more by run, which tells the error
+	})
+	err := s.proto.ClearCache()
+	if unguard() && err != nil {
+		return fmt.Errorf("clear the driver's cache: %w", err)
+	}
+	return nil
 }
 
 // read is the loop of the reader. It ends when the device is closed or broken.

@@ -170,7 +170,13 @@ func (s *Source) Run(ctx context.Context, h intercept.Handler, ready func()) err
 	if err != nil {
 		return fmt.Errorf("open the driver: %w", err)
 	}
+	unguard := context.AfterFunc(ctx, func() {
+		_ = dev.Close() // a driver that does not answer; closed once more below
+	})
 	b, err := s.meet(dev)
+	if !unguard() {
+		return dev.Close() //nolint:wrapcheck // done before it began
+	}
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}

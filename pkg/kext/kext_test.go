@@ -7,7 +7,9 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weirfw/weir/internal/kexttest"
@@ -169,6 +171,42 @@ type versionless struct {
 }
 
 func (v versionless) Control(uint32, []byte, []byte) (int, error) { return v.n, v.err }
+
+// mute is a driver that never answers.
+type mute struct {
+	kext.Device
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (m *mute) Control(uint32, []byte, []byte) (int, error) {
+	<-m.closed
+	return 0, os.ErrClosed
+}
+
+func (m *mute) Close() error {
+	m.once.Do(func() { close(m.closed) })
+	return m.Device.Close()
+}
+
+// A driver that does not even tell its version cannot keep Run from returning.
+func TestMuteDriver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, open := newDriver([4]byte{2, 1, 0, 0})
+		s, err := kext.New(kext.Config{Open: func() (kext.Device, error) {
+			dev, err := open()
+			return &mute{Device: dev, closed: make(chan struct{})}, err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := s.Run(ctx, rerouting{}, func() { t.Error("ready") }); err != nil || d.IsOpen() {
+			t.Errorf("got %v, open %v; want nil, false", err, d.IsOpen())
+		}
+	})
+}
 
 func TestNoVersion(t *testing.T) {
 	gone := errors.New("device gone")

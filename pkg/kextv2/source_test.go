@@ -786,6 +786,28 @@ func TestStuckDriver(t *testing.T) {
 	})
 }
 
+// Not even one that never answered.
+func TestStuckFromTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := kexttest.NewStream(current, 0)
+		dev := &stuck{hang: make(chan struct{}), closed: make(chan struct{})}
+		close(dev.hang)
+		s, err := kextv2.New(kextv2.Config{Version: version, Open: func() (kextv2.Device, error) {
+			var err error
+			dev.Device, err = d.Open()
+			return dev, err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := s.Run(ctx, &handler{}, func() { t.Error("ready") }); err != nil || d.IsOpen() {
+			t.Errorf("got %v, open %v; want nil, false", err, d.IsOpen())
+		}
+	})
+}
+
 func TestOverflow(t *testing.T) {
 	testutil.NoLeaks(t)
 	d := kexttest.NewStream(current, 0)
