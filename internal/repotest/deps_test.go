@@ -26,6 +26,9 @@ var budgets = map[string]int{
 	"pkg/procinfo":   1, // x/sys
 	"pkg/netif":      7, // netlink
 	"pkg/nfq":        8, // netlink, go-iptables
+	"pkg/kextv1":     0,
+	"pkg/kextv2":     0,
+	"pkg/kext":       1, // x/sys, on Windows
 }
 
 // alone are packages that may not even pull in others of ours.
