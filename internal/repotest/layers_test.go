@@ -16,6 +16,7 @@ const (
 	layer1                // packets and names
 	layer2                // contracts
 	codecs                // pure codecs that several backends share
+	shared                // the rest of what several backends share
 	layer3                // backends and knowledge
 	layer4                // what decides and what carries it out
 	wiring                // the daemon's inside
@@ -32,6 +33,7 @@ var layers = map[string]layer{
 	"internal/platform": seams,
 	"internal/winsvc":   seams,
 	"internal/varlink":  seams,
+	"internal/kextdev":  seams,
 
 	"pkg/verdict":  layer0,
 	"pkg/netscope": layer0,
@@ -46,6 +48,7 @@ var layers = map[string]layer{
 	"pkg/conn":      layer2,
 
 	"internal/kextwire": codecs,
+	"internal/kextcore": shared,
 
 	"pkg/nfq":        layer3,
 	"pkg/kextv1":     layer3,
@@ -72,6 +75,7 @@ var layers = map[string]layer{
 
 	"internal/testnet":  harness,
 	"internal/testutil": harness,
+	"internal/kexttest": harness,
 	"internal/repotest": harness,
 	"internal/tools":    harness,
 }

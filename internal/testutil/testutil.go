@@ -5,9 +5,11 @@
 package testutil
 
 import (
+	"encoding/hex"
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 )
 
 // CIVar is the environment variable that turns skips for want of root, tools or kernel features into failures.
@@ -102,4 +104,19 @@ func RequireRule(t TB, v Variant, rule ...string) {
 			Unavailable(t, "needs %s %v: %v: %s", name, rule, err, out)
 		}
 	}
+}
+
+// Hex reads bytes that were typed by hand: hexadecimal digits with blanks between them, and behind a # what is for the reader.
+func Hex(t TB, vector string) []byte {
+	t.Helper()
+	var digits strings.Builder
+	for line := range strings.Lines(vector) {
+		line, _, _ = strings.Cut(line, "#")
+		digits.WriteString(strings.Join(strings.Fields(line), ""))
+	}
+	b, err := hex.DecodeString(digits.String())
+	if err != nil {
+		t.Fatalf("a vector is no hexadecimal: %v", err)
+	}
+	return b
 }

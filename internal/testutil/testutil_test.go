@@ -107,3 +107,13 @@ func TestIntegrationKernelProbes(t *testing.T) {
 		t.Error("got no skip; want one for a target that no kernel has")
 	}
 }
+
+func TestHex(t *testing.T) {
+	if got := testutil.Hex(t, "01 02ff # three\n\t# nothing\n0a"); string(got) != "\x01\x02\xff\x0a" {
+		t.Errorf("got % x; want 01 02 ff 0a", got)
+	}
+	r := recorder{TB: t}
+	if testutil.Hex(&r, "0"); r.fatal == "" {
+		t.Error("got no failure for half a byte; want one")
+	}
+}

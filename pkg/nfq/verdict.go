@@ -155,28 +155,13 @@ func allowed(i *packet.Info, action verdict.Action) verdict.Action {
 	switch {
 	case i.Protocol.IsICMP() && !i.IsEcho():
 		// It belongs to another connection, whose mark it would change.
-		return once(action)
+		return action.Once()
 	case i.Direction == packet.Outbound && isLoopback(i.Tuple) && action.Verdict() == verdict.Accept:
 		// The mark would be saved to the connection, and the inbound side of
 		// the same packet would skip its queue.
 		return verdict.ActionAccept
 	}
 	return action
-}
-
-// once is the action for one packet that does the same. A reroute has none: it
-// drops.
-func once(a verdict.Action) verdict.Action {
-	switch a.Verdict() {
-	case verdict.Accept:
-		return verdict.ActionAccept
-	case verdict.Block:
-		return verdict.ActionBlock
-	case verdict.Undecided, verdict.Undeterminable, verdict.Drop, verdict.Failed,
-		verdict.RerouteToNameserver, verdict.RerouteToTunnel, verdict.RerouteToSplitTun:
-		return verdict.ActionDrop
-	}
-	return verdict.ActionDrop
 }
 
 // updateMark returns the mark that makes a live connection be treated by action.

@@ -167,6 +167,20 @@ func (a Action) Verdict() Verdict {
 	return Drop
 }
 
+// Once returns the action for one packet that does the same as a. A reroute has
+// none: it drops.
+func (a Action) Once() Action {
+	switch a.Verdict() {
+	case Accept:
+		return ActionAccept
+	case Block:
+		return ActionBlock
+	case Undecided, Undeterminable, Drop, Failed, RerouteToNameserver, RerouteToTunnel, RerouteToSplitTun:
+		return ActionDrop
+	}
+	return ActionDrop
+}
+
 // Permanent reports whether the backend decides the rest of the connection
 // after a.
 func (a Action) Permanent() bool { return a >= ActionPermanentDrop && a < NumActions }

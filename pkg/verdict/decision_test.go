@@ -131,3 +131,22 @@ func TestDecisionJSON(t *testing.T) {
 		t.Errorf("got %+v, %v; want %+v", got, err, d)
 	}
 }
+
+func TestOnce(t *testing.T) {
+	for a, want := range [verdict.NumActions]verdict.Action{
+		verdict.ActionDrop:                 verdict.ActionDrop,
+		verdict.ActionBlock:                verdict.ActionBlock,
+		verdict.ActionAccept:               verdict.ActionAccept,
+		verdict.ActionPermanentDrop:        verdict.ActionDrop,
+		verdict.ActionPermanentBlock:       verdict.ActionBlock,
+		verdict.ActionPermanentAccept:      verdict.ActionAccept,
+		verdict.ActionPermanentAcceptFinal: verdict.ActionAccept,
+		verdict.ActionRerouteToNameserver:  verdict.ActionDrop,
+		verdict.ActionRerouteToTunnel:      verdict.ActionDrop,
+		verdict.ActionRerouteToSplitTun:    verdict.ActionDrop,
+	} {
+		if got := verdict.Action(a).Once(); got != want || got.Permanent() {
+			t.Errorf("%v: got %v; want %v", verdict.Action(a), got, want)
+		}
+	}
+}
