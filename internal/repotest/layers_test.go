@@ -32,6 +32,7 @@ var layers = map[string]layer{
 	"internal/platform": seams,
 	"internal/winsvc":   seams,
 	"internal/varlink":  seams,
+	"internal/etw":      seams,
 
 	"pkg/verdict":  layer0,
 	"pkg/netscope": layer0,
@@ -73,6 +74,7 @@ var layers = map[string]layer{
 	"internal/testnet":  harness,
 	"internal/testutil": harness,
 	"internal/repotest": harness,
+	"internal/winerig":  harness,
 	"internal/tools":    harness,
 }
 
