@@ -189,7 +189,9 @@ func Lock(t testutil.TB) {
 	if err != nil {
 		t.Fatalf("lock the fake driver: %v", err)
 	}
-	t.Cleanup(func() { _ = f.Close() }) // which unlocks
+	t.Cleanup(func() {
+		_ = f.Close() // which unlocks, and nothing was written
+	})
 	for deadline := time.Now().Add(lockWait); ; time.Sleep(20 * time.Millisecond) {
 		err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY,
 			0, 1, 0, &windows.Overlapped{})

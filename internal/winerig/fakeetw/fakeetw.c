@@ -353,7 +353,6 @@ EXPORT ULONG WINAPI ProcessTrace(PTRACEHANDLE h, ULONG n, LPFILETIME from, LPFIL
 {
 	struct session *s;
 	ULONG hold, error;
-	GUID provider = {0};
 
 	(void)from, (void)to;
 	EnterCriticalSection(&lock);
@@ -371,7 +370,7 @@ EXPORT ULONG WINAPI ProcessTrace(PTRACEHANDLE h, ULONG n, LPFILETIME from, LPFIL
 	if (hold) {
 		/* What still comes after CloseTrace has returned. */
 		Sleep(hold);
-		deliver(s, new_event(&provider, 0, 0));
+		deliver(s, new_event(&s->providers[0], 0, 0));
 	}
 	EnterCriticalSection(&lock);
 	s->processing = FALSE;

@@ -101,38 +101,55 @@ func index(s *stage, h *testnet.Host, name string) (n int) {
 	return n
 }
 
-// tellWho answers connections and datagrams with the address that they come from, until the lab ends.
+// tellWho answers connections and datagrams with the address that they come from, until the lab ends. It listens on exact addresses:
+// an answer from the wildcard would come from that of the server's interface.
 func tellWho(s *stage, h *testnet.Host) {
-	l, err := h.Listen(context.Background(), "tcp", "[::]:"+whoPort)
-	if err != nil {
-		s.Fatalf("server: %v", err)
-	}
-	s.Cleanup(func() { _ = l.Close() }) // nothing is lost
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Write([]byte(c.RemoteAddr().String())) // a client that went away asks no more
-			_ = c.Close()                                   // as above
+	for _, addr := range []string{testnet.UplinkServerV4, testnet.UplinkServerV6} {
+		l, err := h.Listen(context.Background(), "tcp", net.JoinHostPort(addr, whoPort))
+		if err != nil {
+			s.Fatalf("server: %v", err)
 		}
-	}()
-	p, err := h.ListenPacket(context.Background(), "udp", "[::]:"+whoPort)
-	if err != nil {
-		s.Fatalf("server: %v", err)
-	}
-	s.Cleanup(func() { _ = p.Close() }) // nothing is lost
-	go func() {
-		buf := make([]byte, 1500)
-		for {
-			_, from, err := p.ReadFrom(buf)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err == nil {
-				_, _ = p.WriteTo([]byte(from.String()), from) // as above
-			}
+		p, err := h.ListenPacket(context.Background(), "udp", net.JoinHostPort(addr, whoPort))
+		if err != nil {
+			s.Fatalf("server: %v", err)
 		}
-	}()
+		s.Cleanup(func() {
+			if err := errors.Join(l.Close(), p.Close()); err != nil {
+				s.Errorf("server: %v", err)
+			}
+		})
+		go accept(s, l)
+		go receive(s, p)
+	}
+}
+
+func accept(s *stage, l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if _, err := c.Write([]byte(c.RemoteAddr().String())); err != nil {
+			s.Logf("answer %v: %v", c.RemoteAddr(), err)
+		}
+		if err := c.Close(); err != nil {
+			s.Logf("answer %v: %v", c.RemoteAddr(), err)
+		}
+	}
+}
+
+func receive(s *stage, p net.PacketConn) {
+	buf := make([]byte, 1500)
+	for {
+		_, from, err := p.ReadFrom(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // an ICMP answer to something sent before
+		}
+		if _, err := p.WriteTo([]byte(from.String()), from); err != nil {
+			s.Logf("answer %v: %v", from, err)
+		}
+	}
 }

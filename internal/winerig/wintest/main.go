@@ -77,7 +77,9 @@ func (r *runner) run(ctx context.Context, packages []string, race string, all bo
 			return fmt.Errorf("start Wine: %w", err)
 		}
 	}
-	defer func() { _ = r.command(context.Background(), "wineserver", "-k").Run() }() // it may have ended
+	defer func() {
+		_ = r.command(context.Background(), "wineserver", "-k").Run() // it may have ended
+	}()
 
 	skips := newSkips()
 	err := r.test(ctx, skips, nil, packages)
