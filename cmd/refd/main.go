@@ -69,7 +69,7 @@ func main() {
 	switch {
 	case err != nil:
 	case service:
-		err = serve(ctx, os.Args[1:])
+		err = asService(ctx, os.Args[1:])
 	default:
 		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	}

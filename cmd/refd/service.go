@@ -73,9 +73,9 @@ func (serviceStopCmd) Run(a *app) error {
 	return a.say("stopped\n")
 }
 
-// serve is main for a process that the service manager started. There is no terminal: what refd says goes to a file beside the
+// asService is main for a process that the service manager started. There is no terminal: what refd says goes to a file beside the
 // configuration.
-func serve(ctx context.Context, args []string) (err error) {
+func asService(ctx context.Context, args []string) (err error) {
 	log, err := os.OpenFile(filepath.Join(filepath.Dir(config.DefaultPath), "refd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
