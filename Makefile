@@ -18,11 +18,11 @@ export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 export GO FUZZTIME
 
 .DEFAULT_GOAL := help
-.PHONY: help needs-go run demo test test-fast check static fmt vet lint tidy bench fuzz build install uninstall deps clean
+.PHONY: help needs-go run demo test test-fast test-windows check static fmt vet lint tidy bench fuzz build install uninstall deps clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
-		while IFS='|' read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
+		while IFS='|' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
 
 # Before anything is installed or built.
 needs-go:
@@ -46,6 +46,9 @@ demo: needs-go ## a whole network of namespaces, with refd deciding what real pr
 test: needs-go fmt ## all tests with the race detector; as root nothing is skipped
 	@test "$$(id -u)" != 0 || scripts/deps.sh
 	@scripts/test.sh
+
+test-windows: needs-go ## the tests of the Windows build, under Wine, which is installed if missing (root, for two uplinks and that)
+	@scripts/test-windows.sh
 
 test-fast: ## tests without the race detector and without what -short leaves out
 	$(GO) test -short ./...

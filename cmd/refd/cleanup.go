@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"regexp"
 	"strings"
 
@@ -25,8 +24,8 @@ func (c *cleanupCmd) Run(a *app) error {
 		return err
 	}
 	cfg.Netfilter.ChainPrefix = cmp.Or(c.ChainPrefix, cfg.Netfilter.ChainPrefix)
-	if os.Geteuid() != 0 {
-		return errors.New("cleanup changes the packet filter and needs root: use sudo")
+	if !privileged() {
+		return errors.New("cleanup changes the packet filter and needs " + privilege)
 	}
 	log := newLogger(a.stderr, cfg.Log.Format, cfg.Log.Level)
 	before, errBefore := refd.FindTraces(a.ctx, cfg)

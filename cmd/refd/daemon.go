@@ -55,8 +55,8 @@ func (c *runCmd) Run(a *app) error {
 	if err := a.useSocket(cfg); err != nil {
 		return err
 	}
-	if os.Geteuid() != 0 {
-		return errors.New("refd intercepts packets and needs root: use sudo")
+	if !privileged() {
+		return errors.New("refd intercepts packets and needs " + privilege)
 	}
 	level := &slog.LevelVar{}
 	level.Set(cfg.Log.Level)
@@ -110,6 +110,7 @@ func tellReady(a *app, d *refd.Daemon, log *slog.Logger) (stop func()) {
 		if d.Intercepting(ctx) != nil {
 			return // Run says why
 		}
+		a.ready()
 		if err := refd.Notify(ctx, os.Getenv("NOTIFY_SOCKET"), "READY=1"); err != nil {
 			log.Warn("the service manager does not know that refd is ready", "err", err)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/internal/winsvc"
 )
 
 // version is set by the linker for releases.
@@ -42,6 +43,7 @@ type cli struct {
 	Resume     resumeCmd     `cmd:"" help:"End a pause."`
 	Stop       stopCmd       `cmd:"" help:"Stop the running refd, or restart it."`
 	Cleanup    cleanupCmd    `cmd:"" help:"Remove everything that a crashed refd left in this machine's packet filter."`
+	Service    serviceCmd    `cmd:"" help:"Install refd as a Windows service, start it, stop it, or remove it."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for bash, zsh or fish."`
 }
@@ -53,6 +55,7 @@ type app struct {
 	stderr io.Writer
 	cli    *cli
 	parser *kong.Kong
+	ready  func() // the daemon intercepts
 }
 
 // statusError ends the process with a status and without a message.
@@ -62,23 +65,46 @@ func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	var status statusError
+	service, err := winsvc.IsService()
 	switch {
-	case err == nil:
-	case errors.As(err, &status):
-		os.Exit(int(status))
+	case err != nil:
+	case service:
+		err = asService(ctx, os.Args[1:])
 	default:
-		for line := range strings.Lines(err.Error()) { // several errors are several lines
-			fmt.Fprintln(os.Stderr, "refd:", strings.TrimSuffix(line, "\n"))
-		}
-		os.Exit(1)
+		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	}
+	stop()
+	if err != nil {
+		tell(os.Stderr, err)
+		os.Exit(exitStatus(err))
+	}
+}
+
+// exitStatus is the status with which the process ends because of err.
+func exitStatus(err error) int {
+	if status, ok := errors.AsType[statusError](err); ok {
+		return int(status)
+	}
+	return 1
+}
+
+// tell says why refd ends, unless the status says it all.
+func tell(w io.Writer, err error) {
+	if _, ok := errors.AsType[statusError](err); ok {
+		return
+	}
+	for line := range strings.Lines(err.Error()) { // several errors are several lines
+		fmt.Fprintln(w, "refd:", strings.TrimSuffix(line, "\n"))
 	}
 }
 
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	return runReady(ctx, args, stdout, stderr, func() {})
+}
+
+// runReady is run, and calls ready when packets are intercepted.
+func runReady(ctx context.Context, args []string, stdout, stderr io.Writer, ready func()) error {
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c,
@@ -100,7 +126,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w (see `refd --help`)", err)
 	}
-	return k.Run(&app{ctx: ctx, stdout: stdout, stderr: stderr, cli: &c, parser: parser}) //nolint:wrapcheck // the command's own error
+	return k.Run(&app{ctx: ctx, stdout: stdout, stderr: stderr, cli: &c, parser: parser, ready: ready}) //nolint:wrapcheck // the command's own error
 }
 
 // say prints for people.

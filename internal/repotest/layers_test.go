@@ -34,6 +34,7 @@ var layers = map[string]layer{
 	"internal/winsvc":   seams,
 	"internal/varlink":  seams,
 	"internal/kextdev":  seams,
+	"internal/etw":      seams,
 
 	"pkg/verdict":  layer0,
 	"pkg/netscope": layer0,
@@ -77,6 +78,7 @@ var layers = map[string]layer{
 	"internal/testutil": harness,
 	"internal/kexttest": harness,
 	"internal/repotest": harness,
+	"internal/winerig":  harness,
 	"internal/tools":    harness,
 }
 

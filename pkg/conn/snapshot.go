@@ -26,8 +26,16 @@ type Process struct {
 	Script string `json:"script,omitempty"`
 	// Cgroup is the path of the process in the unified cgroup hierarchy.
 	Cgroup string `json:"cgroup,omitempty"`
-	// StartTicks is when the process started, in clock ticks since boot. With
-	// PID it names a process for good.
+	// User is the SID of the account that it runs as; Windows only, where UID
+	// means nothing.
+	User string `json:"user,omitempty"`
+	// Package is the family name of a packaged app, and Services are the
+	// services that a service host runs; Windows only.
+	Package  string   `json:"package,omitempty"`
+	Services []string `json:"services,omitempty"`
+	// StartTicks is when the process started, in clock ticks since boot; on
+	// Windows in units of 100 ns since 1601. With PID it names a process for
+	// good.
 	StartTicks uint64 `json:"startTicks,omitempty"`
 	// Parent is nil for the first process, or where it is not known.
 	Parent *Process `json:"parent,omitempty"`

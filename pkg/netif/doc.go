@@ -36,6 +36,6 @@
 // somebody made by hand (AnyIP) are not.
 //
 // The package works in the network namespace of the calling thread and never changes anything. It needs no privileges.
-// On systems other than Linux, [New] and [Read] return an error that wraps errors.ErrUnsupported; snapshots, selectors
+// On systems other than Linux and Windows, [New] and [Read] return an error that wraps errors.ErrUnsupported; snapshots, selectors
 // and [Feed] work everywhere.
 package netif

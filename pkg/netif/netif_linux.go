@@ -29,7 +29,7 @@ const eventGroups = 1<<(unix.RTNLGRP_LINK-1) |
 // Read returns the present state of the interfaces in the network namespace of the calling thread. It needs no
 // privileges.
 //
-// On systems other than Linux the error wraps errors.ErrUnsupported.
+// On systems other than Linux and Windows the error wraps errors.ErrUnsupported.
 func Read(ctx context.Context) (*Snapshot, error) {
 	q, err := openQueries()
 	if err != nil {

@@ -62,7 +62,7 @@ type Watcher struct {
 // network namespace of the calling thread, and Run in that of its own: call both from the same, and lock the
 // goroutine to its thread if that is not the process's. New starts no goroutine and holds no resources.
 //
-// On systems other than Linux the error wraps errors.ErrUnsupported.
+// On systems other than Linux and Windows the error wraps errors.ErrUnsupported.
 func New(cfg Config) (*Watcher, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err

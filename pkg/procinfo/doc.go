@@ -58,4 +58,11 @@
 // called in are not found, nor those in the private descriptor table of a
 // single thread. Without privileges only the processes of the own user can be
 // searched: that a stranger shares a socket goes unnoticed then.
+//
+// # Windows
+//
+// There the driver tells which process a packet belongs to, and a Finder describes it: path, command line, parents, the SID of its
+// account, the family name of a packaged app, and the services that a svchost.exe runs. While it asks it holds the process open, so
+// that its number is not used again; what it remembers is known by number and start time. A parent that started after its child is
+// somebody else who got the number.
 package procinfo

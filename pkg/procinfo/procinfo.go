@@ -93,6 +93,8 @@ const (
 	MethodInetDiag Method = 2
 	// MethodProcNet is a read through /proc/net.
 	MethodProcNet Method = 3
+	// MethodDriver is the packet backend, which told the process with the packet.
+	MethodDriver Method = 4
 )
 
 // String returns the method's name.
@@ -104,6 +106,8 @@ func (m Method) String() string {
 		return "inet_diag"
 	case MethodProcNet:
 		return "proc"
+	case MethodDriver:
+		return "driver"
 	}
 	return "method " + strconv.Itoa(int(m))
 }

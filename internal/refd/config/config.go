@@ -14,9 +14,6 @@ import (
 	"github.com/weirfw/weir/pkg/rules"
 )
 
-// DefaultPath is where refd looks for its configuration on Linux.
-const DefaultPath = "/etc/weir/refd.yaml"
-
 // MaxSocket is how many bytes the path of the API's socket may have (unix(7)).
 const MaxSocket = 107
 

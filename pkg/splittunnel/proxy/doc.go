@@ -23,5 +23,6 @@
 // # Limits
 //
 // A TCP client is accepted before its destination is known to answer; if the destination refuses, the client's connection is
-// reset at once. ICMP errors for datagrams are counted and not passed on. Only Linux is supported.
+// reset at once. ICMP errors for datagrams are counted and not passed on. The relay works on Linux
+// only; on Windows there is Egress.Dial, which binds sockets as a relay has to.
 package proxy

@@ -1,0 +1,194 @@
+// Command wintest runs the Windows test binaries of packages under Wine, in a network namespace with two uplinks if it is root.
+// scripts/test-windows.sh calls it inside the rig.
+//
+//	wintest [-race PACKAGES] [PACKAGES]
+//
+// It writes the events of `go test -json` to standard output and ends with 1 if a test failed, or if other tests were skipped than
+// internal/winerig/skips.txt lists.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/weirfw/weir/internal/winerig"
+)
+
+func main() {
+	race := flag.String("race", "", "packages, separated by commas, to run with the race detector as well")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	packages := flag.Args()
+	all := len(packages) == 0
+	if all {
+		packages = []string{"./..."}
+	}
+	err := inLab(func(enter []string, env []string) error {
+		r := &runner{rig: os.Getenv(winerig.DirVar), enter: enter, env: env}
+		return r.run(ctx, packages, *race, all)
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "test-windows:", err)
+		os.Exit(1)
+	}
+}
+
+// runner runs commands inside the lab.
+type runner struct {
+	rig   string
+	enter []string // what goes before a command
+	env   []string
+}
+
+func (r *runner) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	words := append(append([]string(nil), r.enter...), append([]string{name}, args...)...)
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	// Interrupted, go test ends its children; killed, it could not.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.Env = append(append(os.Environ(), r.env...), "GOOS=windows", "GOARCH=amd64")
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+func (r *runner) run(ctx context.Context, packages []string, race string, all bool) error {
+	if r.rig == "" {
+		return fmt.Errorf("%s is not set: call scripts/test-windows.sh", winerig.DirVar)
+	}
+	// Wine's server reads the interfaces of its own namespace: one that runs already may be in another. It must not end between
+	// two test binaries, and not keep our output open.
+	_ = r.command(ctx, "wineserver", "-k").Run() // there is none, most of the time
+	for _, words := range [][]string{{"wineserver", "-p"}, {"wine", "cmd", "/c", "rem"}} {
+		cmd := r.command(ctx, words[0], words[1:]...)
+		cmd.Stderr = nil
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("start Wine: %w", err)
+		}
+	}
+	defer func() {
+		_ = r.command(context.Background(), "wineserver", "-k").Run() // it may have ended
+	}()
+
+	skips := newSkips()
+	err := r.test(ctx, skips, nil, packages)
+	if race != "" {
+		more := r.test(ctx, nil, []string{"-race"}, strings.Split(race, ","))
+		if err == nil {
+			err = more
+		}
+	}
+	if all && err == nil {
+		err = skips.check(filepath.Join("internal", "winerig", "skips.txt"))
+	}
+	return err
+}
+
+func (r *runner) test(ctx context.Context, skips *skips, flags, packages []string) error {
+	args := append([]string{
+		"test", "-json", "-count=1", "-shuffle=on", "-p", "2", "-timeout", "3m",
+		"-overlay", filepath.Join(r.rig, "overlay.json"), "-exec", "wine",
+	}, flags...)
+	cmd := r.command(ctx, "go", append(args, packages...)...)
+	if len(flags) > 0 {
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=1", "CC=x86_64-w64-mingw32-gcc")
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("go test: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("go test: %w", err)
+	}
+	lines := bufio.NewReader(out)
+	for {
+		line, err := lines.ReadBytes('\n')
+		skips.note(line)
+		if _, err := os.Stdout.Write(line); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("read the tests' output: %w", err)
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("go test: %w", err)
+	}
+	return nil
+}
+
+// skips are the tests that were skipped.
+type skips struct {
+	said    map[string]string // what a test said last
+	skipped map[string]string // test -> why
+}
+
+func newSkips() *skips {
+	return &skips{said: map[string]string{}, skipped: map[string]string{}}
+}
+
+func (s *skips) note(line []byte) {
+	var e struct{ Action, Package, Test, Output string }
+	if s == nil || json.Unmarshal(line, &e) != nil || e.Test == "" {
+		return
+	}
+	test := strings.TrimPrefix(e.Package, "github.com/weirfw/weir/") + " " + e.Test
+	switch e.Action {
+	case "output":
+		if text := strings.TrimSpace(e.Output); text != "" && !strings.HasPrefix(text, "---") && !strings.HasPrefix(text, "===") {
+			s.said[test] = text
+		}
+	case "skip":
+		s.skipped[test] = s.said[test]
+	}
+}
+
+// check compares what was skipped with the list: a line for each test, "package Test: why".
+func (s *skips) check(file string) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("list of skipped tests: %w", err)
+	}
+	var problems []string
+	listed := map[string]bool{}
+	for line := range bytes.Lines(content) {
+		text := strings.TrimSpace(string(line))
+		if text == "" || strings.HasPrefix(text, "#") {
+			continue
+		}
+		test, why, ok := strings.Cut(text, ": ")
+		listed[test] = true
+		said, skipped := s.skipped[test]
+		switch {
+		case !ok || why == "":
+			problems = append(problems, "no reason: "+text)
+		case !skipped:
+			problems = append(problems, "listed and not skipped: "+test)
+		case !strings.Contains(said, why):
+			problems = append(problems, fmt.Sprintf("%s: listed because of %q, skipped because of %q", test, why, said))
+		}
+	}
+	for test, why := range s.skipped {
+		if !listed[test] {
+			problems = append(problems, "skipped and not listed: "+test+": "+why)
+		}
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%s:\n  %s", file, strings.Join(problems, "\n  "))
+	}
+	return nil
+}
