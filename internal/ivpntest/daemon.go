@@ -50,7 +50,7 @@ type Request struct {
 	GetServiceBinaryPath    bool
 	GetActiveRemoteEndpoint bool
 
-	Dns struct { //nolint:revive // the protocol's name
+	Dns struct { //nolint:revive,staticcheck // the protocol's name
 		Servers []Server
 	}
 	Description string
@@ -265,5 +265,7 @@ func line(idx uint32, m map[string]any) []byte {
 func (c *client) send(b []byte) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	_, _ = c.conn.Write(b) // a client that is gone is seen by its reader
+	if _, err := c.conn.Write(b); err != nil {
+		return // a client that is gone is seen by its reader
+	}
 }

@@ -16,7 +16,7 @@ func link(name string, r extverdict.Result) extverdict.Link {
 }
 
 // chained puts a chain into a slot and asks it once.
-func chained(t *testing.T, ctx context.Context, links ...extverdict.Link) (extverdict.Result, error) {
+func chained(ctx context.Context, t *testing.T, links ...extverdict.Link) (extverdict.Result, error) {
 	t.Helper()
 	h, err := extverdict.Chain(links...)
 	if err != nil {
@@ -66,7 +66,7 @@ func TestChain(t *testing.T) {
 		{name: "panic in a chain in a chain", links: []extverdict.Link{{Name: "inner", Handle: innerBroken}, accept}, want: broken, fault: `"panics" panicked`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r, err := chained(t, t.Context(), test.links...)
+			r, err := chained(t.Context(), t, test.links...)
 			if r != test.want || (err != nil) != (test.fault != "") || err != nil && !strings.Contains(err.Error(), test.fault) {
 				t.Errorf("got %+v, %v; want %+v, %q", r, err, test.want, test.fault)
 			}
@@ -87,7 +87,7 @@ func TestChainOutOfTime(t *testing.T) {
 		return extverdict.Result{}
 	}}
 	accept := link("accept", extverdict.Result{Verdict: verdict.Accept})
-	if r, err := chained(t, ctx, slow, accept); r != (extverdict.Result{}) || err != nil {
+	if r, err := chained(ctx, t, slow, accept); r != (extverdict.Result{}) || err != nil {
 		t.Errorf("got %+v, %v; want nothing: the time was over", r, err)
 	}
 }

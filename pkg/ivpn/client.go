@@ -226,7 +226,13 @@ func (c *Client) connect(ctx context.Context, folder string, addr Address, settl
 	if err != nil {
 		return false, false, err
 	}
-	s := newSession(conn, &c.cfg, folder, c.hear)
+	s := newSession(conn, &c.cfg, folder)
+	s.heard = func(m message, err error) {
+		if m.Command == cmdHelloResp {
+			c.now.Store(s) // whoever is told that it is connected may ask
+		}
+		c.hear(m, err)
+	}
 	var reading sync.WaitGroup
 	reading.Go(s.read)
 	defer func() {
@@ -237,12 +243,13 @@ func (c *Client) connect(ctx context.Context, folder string, addr Address, settl
 			err = nil
 		}
 	}()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends a greeting that waits
+	stop := context.AfterFunc(ctx, func() { // ends a greeting that waits
+		_ = conn.Close() // nothing is left to be said
+	})
 	defer stop()
 	if err := c.greet(ctx, s, addr.Secret); err != nil {
 		return false, false, err
 	}
-	c.now.Store(s)
 	settled()
 	again, err = c.hold(ctx, s, addr)
 	return true, again, err

@@ -100,7 +100,7 @@ func TestLaterDaemon(t *testing.T) {
 		t.Errorf("got %v without a daemon; want nothing", kinds(e.all()))
 	}
 	d := daemon(t, ivpntest.Config{Folder: f})
-	eventually(t, "connected", c.Connected)
+	eventually(t, "connected, and all is said", func() bool { return count[ivpn.VPNDisconnected](e) == 1 })
 	if err := d.Stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -69,9 +69,9 @@ func dial(ctx context.Context, port uint16, limit time.Duration) (net.Conn, erro
 	return c, nil
 }
 
-func newSession(c net.Conn, cfg *ClientConfig, folder string, heard func(message, error)) *session {
+func newSession(c net.Conn, cfg *ClientConfig, folder string) *session {
 	return &session{
-		conn: c, in: newLines(c), answer: cfg.AnswerTimeout, folder: folder, heard: heard,
+		conn: c, in: newLines(c), answer: cfg.AnswerTimeout, folder: folder,
 		pending: map[uint32]chan<- message{}, ended: make(chan struct{}),
 	}
 }

@@ -64,7 +64,7 @@ type hello struct {
 
 type setDNS struct {
 	request
-	Dns         dnsServers //nolint:revive // the protocol's name
+	Dns         dnsServers //nolint:revive,staticcheck // the protocol's name
 	Description string
 }
 
@@ -150,7 +150,7 @@ func parseStarting(line []byte) (any, error) {
 
 func parseConnected(line []byte) (any, error) {
 	var w struct {
-		VpnType                        int //nolint:revive // the protocol's names, here and below
+		VpnType                        int //nolint:revive,staticcheck // the protocol's names, here and below
 		ClientIP, ClientIPv6, ServerIP string
 		ServerPort                     int
 		IsTCP, IsPaused                bool
