@@ -5,6 +5,7 @@ import (
 
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/firewall"
+	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/splittunnel"
@@ -37,6 +38,8 @@ type Status struct {
 	Processes any `json:"processes,omitempty"`
 	// SplitTunnel is nil without an engine.
 	SplitTunnel *splittunnel.Status `json:"splitTunnel,omitempty"`
+	// IVPN is what is known of that VPN client; nil if it is not looked for.
+	IVPN *ivpn.State `json:"ivpn,omitempty"`
 }
 
 // Module is a part of refd.

@@ -39,6 +39,7 @@ type File struct {
 	// said by split.
 	SplitTunnel SplitTunnel `yaml:"split_tunnel"`
 	History     History     `yaml:"connections"`
+	IVPN        IVPN        `yaml:"ivpn"`
 
 	rules.Config `yaml:",inline"`
 }
@@ -128,6 +129,21 @@ type SplitTunnel struct {
 	Listen6 netip.AddrPort `yaml:"listen6"`
 }
 
+// IVPN configures how refd lives with the VPN client of that name.
+type IVPN struct {
+	// Enabled accepts what that client's VPN and service need, if it is there.
+	Enabled bool `yaml:"enabled"`
+	// Role is what refd says that it is: neutral or firewall.
+	Role IVPNRole `yaml:"role"`
+	// Folder is where the service writes its files; empty is where it does on
+	// this system.
+	Folder string `yaml:"folder"`
+	// Ping is where the service says that it has started.
+	Ping netip.AddrPort `yaml:"ping"`
+	// Notice shows in the status that the client is there.
+	Notice bool `yaml:"notice"`
+}
+
 // Default returns the configuration of an empty file: mode observe.
 func Default() File {
 	return File{
@@ -157,6 +173,7 @@ func Default() File {
 			Engine: SplitKroute, Table: 1719, Priority: 719, Interfaces: 8,
 			Listen4: netip.MustParseAddrPort("127.0.0.17:719"), Listen6: netip.MustParseAddrPort("[::1]:719"),
 		},
+		IVPN: IVPN{Enabled: true, Role: IVPNNeutral, Ping: netip.MustParseAddrPort("127.0.0.1:817"), Notice: true},
 	}
 }
 
@@ -206,6 +223,16 @@ const (
 	SplitNone   SplitEngine = "none"
 )
 
+// IVPNRole is neutral or firewall.
+type IVPNRole string
+
+// What refd is for IVPN's service. Of a firewall it thinks that it is in charge:
+// it switches its own split tunnel off.
+const (
+	IVPNNeutral  IVPNRole = "neutral"
+	IVPNFirewall IVPNRole = "firewall"
+)
+
 // LogFormat is text or json.
 type LogFormat string
 
@@ -241,6 +268,7 @@ func (f *File) check() []value {
 	oneOf("log.format", string(f.Log.Format), string(Text), string(JSON))
 	oneOf("netfilter.variant", f.Netfilter.Variant, "auto", "nft", "legacy")
 	oneOf("split_tunnel.engine", string(f.SplitTunnel.Engine), string(SplitKroute), string(SplitProxy), string(SplitNone))
+	oneOf("ivpn.role", string(f.IVPN.Role), string(IVPNNeutral), string(IVPNFirewall))
 	atLeast := func(path string, got, low time.Duration) {
 		if got < low {
 			found = append(found, bad(path, got.String(), "too short", fmt.Sprintf("use at least %v", low)))
@@ -270,6 +298,7 @@ func (f *File) check() []value {
 	def := Default().SplitTunnel
 	loopback("split_tunnel.listen4", f.SplitTunnel.Listen4, def.Listen4, "IPv4")
 	loopback("split_tunnel.listen6", f.SplitTunnel.Listen6, def.Listen6, "IPv6")
+	loopback("ivpn.ping", f.IVPN.Ping, Default().IVPN.Ping, "IPv4")
 	absolute := func(path, got string) {
 		if len(got) == 0 || got[0] != '/' {
 			found = append(found, bad(path, got, "not an absolute path", `begin it with "/"`))
@@ -277,6 +306,9 @@ func (f *File) check() []value {
 	}
 	absolute("api.socket", f.API.Socket)
 	absolute("netfilter.state_dir", f.Netfilter.StateDir)
+	if f.IVPN.Folder != "" {
+		absolute("ivpn.folder", f.IVPN.Folder)
+	}
 	if n := len(f.API.Socket); n > MaxSocket {
 		found = append(found, bad("api.socket", f.API.Socket, fmt.Sprintf("too long for a socket: %d bytes", n), fmt.Sprintf("use at most %d", MaxSocket)))
 	}
@@ -328,5 +360,6 @@ func (f *File) NeedRestart(next *File) []string {
 	differs("netfilter", f.Netfilter == next.Netfilter)
 	differs("split_tunnel", f.SplitTunnel == next.SplitTunnel)
 	differs("connections", f.History == next.History)
+	differs("ivpn", f.IVPN == next.IVPN)
 	return names
 }
