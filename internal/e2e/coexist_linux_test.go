@@ -129,18 +129,16 @@ func (r *rig) bothJudge(t *testing.T, e *embedded) {
 
 // ufw runs commands of ufw with settings of their own: none of the machine's is touched. Debian's ufw calls iptables by its
 // path, which is the variant of the machine's choice.
-func (r *rig) ufw(t *testing.T, commands ...string) string {
+func (r *rig) ufw(t *testing.T, commands ...string) {
 	t.Helper()
-	var script strings.Builder
-	script.WriteString(`set -e
+	const script = `set -e
 		if ! test -d "$1"; then mkdir "$1"; cp -a /etc/ufw "$1/ufw"; cp -a /etc/default/ufw "$1/default"; fi
 		mount --bind "$1/ufw" /etc/ufw
 		mount --bind "$1/default" /etc/default/ufw
-	`)
-	for _, c := range commands {
-		script.WriteString("ufw " + c + "\n")
+		ufw $2`
+	for _, c := range commands { // one at a time: each takes its time on a busy machine
+		r.client.Run(t, "unshare", "-m", "sh", "-c", script, "sh", filepath.Join(r.dir, "ufw"), c)
 	}
-	return r.client.Run(t, "unshare", "-m", "sh", "-c", script.String(), "sh", filepath.Join(r.dir, "ufw"))
 }
 
 // Debian's ufw and refd both judge, ufw's rules stay as they are, and its reloading them lets nothing through that refd forbids.

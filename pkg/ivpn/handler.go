@@ -23,12 +23,6 @@ type view struct {
 	session uint64
 }
 
-// accepted is the answer about a connection of the VPN: to go its way, and by no
-// tunnel of ours.
-func accepted(reason string) extverdict.Result {
-	return extverdict.Result{Verdict: verdict.Accept, Reason: reason, SkipTunnel: true}
-}
-
 // Handle says what the VPN needs of a connection. It is an extverdict.Handler:
 // it takes no lock and allocates nothing. Only during the first attempt to reach
 // the daemon it waits for what that brings about connections that it does not
@@ -38,12 +32,16 @@ func (i *Interop) Handle(ctx context.Context, s *conn.Snapshot) extverdict.Resul
 	if !v.known {
 		return extverdict.Result{}
 	}
-	r := v.judge(s)
-	if v.first != nil && r.Verdict == verdict.Undecided {
+	why := v.judge(s)
+	if why == "" && v.first != nil {
 		awaitFirst(ctx, v.first)
-		return i.view.Load().judge(s)
+		why = i.view.Load().judge(s)
 	}
-	return r
+	if why == "" {
+		return extverdict.Result{}
+	}
+	// to go its way, and by no tunnel of ours
+	return extverdict.Result{Verdict: verdict.Accept, Reason: why, SkipTunnel: true}
 }
 
 // awaitFirst waits until the first attempt is over or ctx has a fifth of its
@@ -62,20 +60,20 @@ func awaitFirst(ctx context.Context, first <-chan struct{}) {
 	}
 }
 
-// judge accepts the connections that belong to the VPN.
-func (v *view) judge(s *conn.Snapshot) extverdict.Result {
+// judge says why a connection belongs to the VPN; empty if it does not.
+func (v *view) judge(s *conn.Snapshot) (why string) {
 	t := &s.Tuple
 	switch {
 	case t.Protocol == v.Endpoint.Protocol && t.Remote == v.Endpoint.Address &&
 		(s.Direction == packet.Outbound || t.Protocol == packet.UDP):
-		return accepted("the VPN connection of IVPN")
+		return "the VPN connection of IVPN"
 	case t.Protocol == packet.TCP && v.ServicePort != 0 && (t.Remote.Port() == v.ServicePort || t.Local.Port() == v.ServicePort) &&
 		onLoopback(t):
-		return accepted("talks to the service of IVPN")
-	case v.ServiceBinary != "" && s.Process != nil && s.Process.Path == v.ServiceBinary && privileged(s.Process.UID):
-		return accepted("the service of IVPN")
+		return "talks to the service of IVPN"
+	case s.Process != nil && v.ServiceBinary != "" && s.Process.Path == v.ServiceBinary && privileged(s.Process.UID):
+		return "the service of IVPN"
 	}
-	return extverdict.Result{}
+	return ""
 }
 
 // onLoopback reports whether both ends of an IPv4 connection are loopback
@@ -89,5 +87,5 @@ func onLoopback(t *packet.Tuple) bool {
 // it, or accepted it before. Those have to be decided anew after OnChange.
 func (i *Interop) Concerns(s *conn.Snapshot) bool {
 	v := i.view.Load()
-	return v.known && v.judge(s).Verdict != verdict.Undecided || s.Decision.Reason.By == HandlerName
+	return v.known && v.judge(s) != "" || s.Decision.Reason.By == HandlerName
 }
