@@ -6,7 +6,7 @@ set -euo pipefail
 needs=(
 	ip:iproute2 ss:iproute2 nsenter:util-linux iptables-nft:iptables nft:nftables conntrack:conntrack
 	curl:curl dig:dnsutils dnsmasq:dnsmasq-base ping:iputils-ping iperf3:iperf3 socat:socat
-	wg-quick:wireguard-tools wireguard-go:wireguard-go ufw:ufw
+	wg-quick:wireguard-tools wireguard-go:wireguard-go
 	tcpdump:tcpdump sysctl:procps ps:procps nc:netcat-openbsd git:git
 	python3:python3 # programs of tests, and the benchmarks' harness
 	gcc:gcc # the race detector needs cgo
