@@ -16,6 +16,7 @@ import (
 	"github.com/weirfw/weir/internal/refd"
 	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/netif"
 	"github.com/weirfw/weir/pkg/packet"
@@ -115,6 +116,9 @@ func printStatus(w io.Writer, s api.Status) error {
 	if s.SplitTunnel != nil && len(s.SplitTunnel.Selections) > 0 {
 		rows = append(rows, []string{"split tunnel", splitSummary(s)})
 	}
+	if s.IVPN != nil && s.IVPN.Phase != ivpn.PhaseAbsent {
+		rows = append(rows, []string{"IVPN", vpnSummary(s.IVPN)})
+	}
 	if !s.PausedUntil.IsZero() {
 		rows = append(rows, []string{"paused until", s.PausedUntil.Local().Format(time.TimeOnly)})
 	}
@@ -134,6 +138,29 @@ func namesSummary(n *api.Names) string {
 	text := "for " + count(n.Addresses, "remote host")
 	if n.Resolver != nil && n.Resolver.Connected {
 		text += "; systemd-resolved tells what it answers"
+	}
+	return text
+}
+
+// vpnSummary says how IVPN is, in one line.
+func vpnSummary(s *ivpn.State) string {
+	text := s.Phase.String()
+	if s.Version != "" {
+		text += " to version " + s.Version
+	}
+	switch {
+	case s.VPN != nil && s.VPN.Paused:
+		text += "; VPN paused, " + s.VPN.Type.String()
+	case s.VPN != nil:
+		text += "; VPN connected, " + s.VPN.Type.String()
+	case s.Phase == ivpn.PhaseConnected:
+		text += "; no VPN connection"
+	}
+	if s.Endpoint.Address.IsValid() {
+		text += ", endpoint " + s.Endpoint.String()
+	}
+	if s.DNS.IsValid() {
+		text += "; its DNS is " + s.DNS.String()
 	}
 	return text
 }

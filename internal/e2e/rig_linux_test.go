@@ -15,6 +15,7 @@ import (
 	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/nfq"
 )
 
@@ -158,6 +159,7 @@ type status struct {
 		Name  string `json:"name"`
 		Phase string `json:"phase"`
 	} `json:"modules"`
+	IVPN ivpn.State `json:"ivpn"`
 }
 
 // intercepts says whether all of the refd with this process id works.

@@ -44,6 +44,10 @@ func (b backend) Status(ctx context.Context) (api.Status, error) {
 		split := d.split.Status()
 		s.SplitTunnel = &split
 	}
+	if d.ivpn != nil {
+		vpn := d.ivpn.State()
+		s.IVPN = &vpn
+	}
 	until, err := d.pauser.Until(ctx)
 	if err != nil {
 		return s, fmt.Errorf("status: %w", err)

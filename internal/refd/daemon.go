@@ -16,8 +16,10 @@ import (
 	"github.com/weirfw/weir/pkg/extverdict"
 	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/intercept"
+	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/netif"
+	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/procinfo"
 	"github.com/weirfw/weir/pkg/rules"
 	"github.com/weirfw/weir/pkg/splittunnel"
@@ -36,6 +38,9 @@ type Options struct {
 	Confirm time.Duration
 	// Version is shown.
 	Version string
+	// Handlers are asked about connections before the rules, in order, after
+	// IVPN's. Optional.
+	Handlers []extverdict.Link
 	// Logger is required. Level is what its handler follows; a reload sets it.
 	Logger *slog.Logger
 	Level  *slog.LevelVar
@@ -58,8 +63,8 @@ type Daemon struct {
 	log     *slog.Logger
 	started time.Time
 
-	// External takes a handler of whoever embeds refd.
-	External extverdict.Slot
+	// external has IVPN's handler and those of whoever embeds refd, if any.
+	external extverdict.Slot
 
 	store     *connstore.Live
 	rules     rules.Live
@@ -71,6 +76,9 @@ type Daemon struct {
 	split  *splittunnel.Splitter
 	wishes splitPolicy
 	naming namingParts
+	// ivpn is nil if that VPN client is not looked for; vpn is its module.
+	ivpn *ivpn.Interop
+	vpn  *module.Service
 
 	root         *module.Group
 	interception *module.Switch
@@ -115,6 +123,9 @@ func New(opt Options) (*Daemon, error) {
 	if err := d.buildNaming(); err != nil {
 		return nil, err
 	}
+	if err := d.buildIVPN(); err != nil {
+		return nil, err
+	}
 	if err := d.buildFirewall(); err != nil {
 		return nil, err
 	}
@@ -126,13 +137,16 @@ func (d *Daemon) buildFirewall() error {
 	fc := firewall.Config{
 		Store:           d.store,
 		Processes:       d.processes,
-		External:        &d.External,
+		External:        &d.external,
 		HandlerDeadline: cfg.Handler.Deadline,
 		Deciders:        []firewall.Decider{&firewall.RuleDecider{Rules: &d.rules, Timeout: cfg.Ask.Timeout}},
 		Host:            host{d.links},
 		Source:          d.source,
 		Report:          d.condition,
 		Logger:          d.log.With("module", "firewall"),
+	}
+	if d.ivpn != nil {
+		fc.Services = append(fc.Services, firewall.Service{Protocol: packet.TCP, Addr: cfg.IVPN.Ping})
 	}
 	if cfg.Mode == config.Observe {
 		fc.Mode = firewall.Observe
@@ -182,6 +196,14 @@ func (d *Daemon) buildModules() error {
 		return fmt.Errorf("build modules: %w", err)
 	}
 	parts := []module.Module{links, guard, d.interception, server, control}
+	if d.ivpn != nil {
+		announced, err := d.vpnModules()
+		if err != nil {
+			return err
+		}
+		// after interception: what it wants to reach could not be reached before
+		parts = slices.Insert(parts, 3, module.Module(d.vpn), module.Module(announced))
+	}
 	if d.split != nil {
 		split, err := module.NewService(module.ServiceConfig{Name: "split tunnel", Logger: d.log, Run: d.split.Run})
 		if err != nil {

@@ -74,6 +74,7 @@ var layers = map[string]layer{
 	"internal/e2e":     commands,
 	"internal/version": seams,
 
+	"internal/ivpntest": harness,
 	"internal/testnet":  harness,
 	"internal/testutil": harness,
 	"internal/kexttest": harness,

@@ -45,6 +45,11 @@ type Result struct {
 	Reason string
 	// SkipTunnel keeps an accepted connection out of tunnel and split tunnel.
 	SkipTunnel bool
+	// By names who decided, if not the handler as a whole: Chain fills it in.
+	By string
+
+	// fault is what a handler of a Chain did wrong, though another answered.
+	fault error
 }
 
 // Handler decides about a connection. It is called from many goroutines at
@@ -94,7 +99,8 @@ func (s *Slot) Load() (c Call, ok bool) {
 func (c Call) Name() string { return c.reg.name }
 
 // Do asks the handler. With a *PanicError the result is Failed; with an error
-// that wraps ErrNotAllowed it is Undecided.
+// that wraps ErrNotAllowed it is Undecided, or that of the next handler of a
+// Chain.
 func (c Call) Do(ctx context.Context, s *conn.Snapshot) (r Result, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -103,13 +109,21 @@ func (c Call) Do(ctx context.Context, s *conn.Snapshot) (r Result, err error) {
 		}
 	}()
 	r = c.reg.handle(ctx, s)
+	err, r.fault = r.fault, nil
 	switch r.Verdict {
 	case verdict.Undecided, verdict.Accept, verdict.Block:
-		return r, nil
-	case verdict.Undeterminable, verdict.Drop, verdict.RerouteToNameserver, verdict.RerouteToTunnel,
-		verdict.Failed, verdict.RerouteToSplitTun:
+		return r, err
+	case verdict.Failed:
+		if p := (*PanicError)(nil); errors.As(err, &p) {
+			return r, err // a handler of a Chain panicked
+		}
+	case verdict.Undeterminable, verdict.Drop, verdict.RerouteToNameserver, verdict.RerouteToTunnel, verdict.RerouteToSplitTun:
 	}
-	return Result{}, fmt.Errorf("%w: %q answered %v; only Accept, Block and Undecided are", ErrNotAllowed, c.reg.name, r.Verdict)
+	bad := fmt.Errorf("%w: %q answered %v; only Accept, Block and Undecided are", ErrNotAllowed, c.reg.name, r.Verdict)
+	if err != nil {
+		bad = errors.Join(err, bad)
+	}
+	return Result{}, bad
 }
 
 // panicPlace returns the first frame outside the runtime below the recovering

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -136,7 +137,7 @@ func (f *Firewall) consider(ctx context.Context, s *conn.Snapshot, mode waitMode
 
 func handlerDecision(call extverdict.Call, s *conn.Snapshot, res extverdict.Result) filtered {
 	r := filtered{About: s, Decision: decide(res.Verdict, CodeHandler, res.Reason), SkipTunnel: res.SkipTunnel}
-	r.Decision.Reason.By = call.Name()
+	r.Decision.Reason.By = cmp.Or(res.By, call.Name())
 	if res.Verdict == verdict.Failed {
 		r.Decision.Reason.Code = CodeHandlerPanic
 	}

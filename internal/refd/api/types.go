@@ -6,6 +6,7 @@ import (
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/firewall"
+	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/splittunnel"
@@ -40,6 +41,8 @@ type Status struct {
 	Names *Names `json:"names,omitempty"`
 	// SplitTunnel is nil without an engine.
 	SplitTunnel *splittunnel.Status `json:"splitTunnel,omitempty"`
+	// IVPN is what is known of that VPN client; nil if it is not looked for.
+	IVPN *ivpn.State `json:"ivpn,omitempty"`
 }
 
 // Names has the figures of what is known about names.

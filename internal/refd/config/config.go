@@ -43,6 +43,7 @@ type File struct {
 	// DNS says where the names of connections come from.
 	DNS     DNS     `yaml:"dns"`
 	History History `yaml:"connections"`
+	IVPN    IVPN    `yaml:"ivpn"`
 
 	rules.Config `yaml:",inline"`
 }
@@ -146,6 +147,21 @@ type DNS struct {
 	CNAMEs bool `yaml:"cnames"`
 }
 
+// IVPN configures how refd lives with the VPN client of that name.
+type IVPN struct {
+	// Enabled accepts what that client's VPN and service need, if it is there.
+	Enabled bool `yaml:"enabled"`
+	// Role is what refd says that it is: neutral or firewall.
+	Role IVPNRole `yaml:"role"`
+	// Folder is where the service writes its files; empty is where it does on
+	// this system.
+	Folder string `yaml:"folder"`
+	// Ping is where the service says that it has started.
+	Ping netip.AddrPort `yaml:"ping"`
+	// Notice shows in the status that the client is there.
+	Notice bool `yaml:"notice"`
+}
+
 // Default returns the configuration of an empty file: mode observe.
 func Default() File {
 	return File{
@@ -178,6 +194,7 @@ func Default() File {
 		DNS: DNS{
 			Monitor: true, ResolvedSocket: dnsmon.DefaultSocket, Packets: true, Wait: firewall.DefaultNameWait, CNAMEs: true,
 		},
+		IVPN: IVPN{Enabled: true, Role: IVPNNeutral, Ping: netip.MustParseAddrPort("127.0.0.1:817"), Notice: true},
 	}
 }
 
@@ -227,6 +244,16 @@ const (
 	SplitNone   SplitEngine = "none"
 )
 
+// IVPNRole is neutral or firewall.
+type IVPNRole string
+
+// What refd is for IVPN's service. Of a firewall it thinks that it is in charge:
+// it switches its own split tunnel off.
+const (
+	IVPNNeutral  IVPNRole = "neutral"
+	IVPNFirewall IVPNRole = "firewall"
+)
+
 // LogFormat is text or json.
 type LogFormat string
 
@@ -262,6 +289,7 @@ func (f *File) check() []value {
 	oneOf("log.format", string(f.Log.Format), string(Text), string(JSON))
 	oneOf("netfilter.variant", f.Netfilter.Variant, "auto", "nft", "legacy")
 	oneOf("split_tunnel.engine", string(f.SplitTunnel.Engine), string(SplitKroute), string(SplitProxy), string(SplitNone))
+	oneOf("ivpn.role", string(f.IVPN.Role), string(IVPNNeutral), string(IVPNFirewall))
 	atLeast := func(path string, got, low time.Duration) {
 		if got < low {
 			found = append(found, bad(path, got.String(), "too short", fmt.Sprintf("use at least %v", low)))
@@ -291,6 +319,7 @@ func (f *File) check() []value {
 	def := Default().SplitTunnel
 	loopback("split_tunnel.listen4", f.SplitTunnel.Listen4, def.Listen4, "IPv4")
 	loopback("split_tunnel.listen6", f.SplitTunnel.Listen6, def.Listen6, "IPv6")
+	loopback("ivpn.ping", f.IVPN.Ping, Default().IVPN.Ping, "IPv4")
 	absolute := func(path, got string) {
 		if len(got) == 0 || got[0] != '/' {
 			found = append(found, bad(path, got, "not an absolute path", `begin it with "/"`))
@@ -302,6 +331,9 @@ func (f *File) check() []value {
 	absolute("dns.resolved_socket", f.DNS.ResolvedSocket)
 	absolute("api.socket", f.API.Socket)
 	absolute("netfilter.state_dir", f.Netfilter.StateDir)
+	if f.IVPN.Folder != "" {
+		absolute("ivpn.folder", f.IVPN.Folder)
+	}
 	if n := len(f.API.Socket); n > MaxSocket {
 		found = append(found, bad("api.socket", f.API.Socket, fmt.Sprintf("too long for a socket: %d bytes", n), fmt.Sprintf("use at most %d", MaxSocket)))
 	}
@@ -382,5 +414,6 @@ func (f *File) NeedRestart(next *File) []string {
 	dns.CNAMEs = f.DNS.CNAMEs // a reload of the rules does it
 	differs("dns", f.DNS == dns)
 	differs("connections", f.History == next.History)
+	differs("ivpn", f.IVPN == next.IVPN)
 	return names
 }
