@@ -90,7 +90,7 @@ func exitStatus(err error) int {
 
 // tell says why refd ends, unless the status says it all.
 func tell(w io.Writer, err error) {
-	if _, ok := errors.AsType[statusError](err); ok {
+	if status := statusError(0); errors.As(err, &status) {
 		return
 	}
 	for line := range strings.Lines(err.Error()) { // several errors are several lines

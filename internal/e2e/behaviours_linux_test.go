@@ -113,7 +113,7 @@ func TestIntegrationMulticastAnswer(t *testing.T) {
 		r.client.Run(t, "ip", "route", "add", "224.0.0.0/4", "dev", "eth0")
 		for _, c := range []struct{ group, client, server string }{
 			{"224.0.0.251:5353", testnet.ClientV4, testnet.ServerV4},
-			{"[ff02::fb%" + r.client.Zone(t, "eth0") + "]:5353", testnet.ClientV6, testnet.ServerV6},
+			{fmt.Sprintf("[ff02::fb%%%d]:5353", r.client.Index(t, "eth0")), testnet.ClientV6, testnet.ServerV6},
 		} {
 			if got := answerAfter(t, r, "", c.client, c.server); got {
 				t.Errorf("%s: an unasked datagram came in", c.group)

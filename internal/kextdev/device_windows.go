@@ -97,7 +97,7 @@ func (d *Device) do(in, out []byte, begin func(*call) error) (int, error) {
 		return 0, os.ErrClosed
 	}
 	if err != nil {
-		return 0, os.NewSyscallError("device", err)
+		return 0, fmt.Errorf("device: %w", err)
 	}
 	return int(c.count), nil
 }
@@ -117,7 +117,7 @@ func (d *Device) take() (*call, error) {
 	}
 	event, err := windows.CreateEvent(nil, 1, 0, nil)
 	if err != nil {
-		return nil, os.NewSyscallError("CreateEvent", err)
+		return nil, fmt.Errorf("create event: %w", err)
 	}
 	d.calls++
 	return &call{overlapped: windows.Overlapped{HEvent: event}}, nil

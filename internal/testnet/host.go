@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -150,22 +149,21 @@ func noResolver() *net.Resolver {
 	}}
 }
 
-// Zone is the zone of link-local and multicast addresses on one of the host's interfaces, as a number. Package net remembers the
-// numbers of interfaces by name for a minute, of whatever namespace it asked last; a number means itself everywhere.
-func (h *Host) Zone(t testutil.TB, iface string) string {
+// Index is the number of one of the host's interfaces. It is also the zone of link-local and multicast addresses there that package
+// net understands everywhere: what numbers names have, it remembers for a minute, of whatever namespace it asked last.
+func (h *Host) Index(t testutil.TB, iface string) (n int) {
 	t.Helper()
-	var index int
 	err := h.Do(func() error {
 		link, err := net.InterfaceByName(iface)
 		if err == nil {
-			index = link.Index
+			n = link.Index
 		}
-		return err
+		return err //nolint:wrapcheck // told below
 	})
 	if err != nil {
 		t.Fatalf("on %s: find %s: %v", h.name, iface, err)
 	}
-	return strconv.Itoa(index)
+	return n
 }
 
 // SetSysctl sets a kernel parameter of the namespace, such as net.ipv4.ip_forward. Keys with dots inside a name (eth0.1)

@@ -86,7 +86,12 @@ func Connect() (*Driver, error) {
 }
 
 // Close closes this side; the driver goes on.
-func (d *Driver) Close() error { return windows.CloseHandle(d.handle) }
+func (d *Driver) Close() error {
+	if err := windows.CloseHandle(d.handle); err != nil {
+		return fmt.Errorf("close the fake driver: %w", err)
+	}
+	return nil
+}
 
 func (d *Driver) control(function uint32, in, out []byte) (int, error) {
 	const deviceUnknown = 0x22 // FILE_DEVICE_UNKNOWN; access and method are 0

@@ -169,7 +169,7 @@ func (h *handler) Execute(_ []string, requests <-chan svc.ChangeRequest, states 
 				states <- current
 			}
 		case r := <-requests:
-			switch r.Cmd {
+			switch r.Cmd { //nolint:exhaustive // Windows sends only what is asked for
 			case svc.Interrogate:
 				states <- current
 			case svc.Stop, svc.Shutdown:

@@ -7,8 +7,6 @@ import (
 	"strconv"
 
 	"github.com/miekg/dns"
-
-	"github.com/weirfw/weir/internal/varlink"
 )
 
 // ErrBadEvent is wrapped by errors about an event of systemd-resolved that cannot be understood.
@@ -162,9 +160,4 @@ func octets(numbers []uint16) []byte {
 		b[i] = byte(n)
 	}
 	return b
-}
-
-// subscription is the call that begins the stream of events.
-func subscription() varlink.Call {
-	return varlink.Call{Method: "io.systemd.Resolve.Monitor.SubscribeQueryResults", More: true}
 }

@@ -1,9 +1,7 @@
 package dnsmon
 
 import (
-	"cmp"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 )
@@ -53,22 +51,6 @@ type Condition struct {
 
 // ErrConfig is wrapped by errors about a Config.
 var ErrConfig = errors.New("dnsmon: bad configuration")
-
-func (c *Config) setDefaults() error {
-	c.Socket = cmp.Or(c.Socket, DefaultSocket)
-	c.MinPause = cmp.Or(c.MinPause, DefaultMinPause)
-	c.MaxPause = cmp.Or(c.MaxPause, max(c.MinPause, DefaultMaxPause))
-	if c.Report == nil {
-		c.Report = func(Condition) {}
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Handle == nil || c.MinPause < 0 || c.MaxPause < c.MinPause {
-		return fmt.Errorf("%w: Handle is required, MinPause must be positive and not above MaxPause", ErrConfig)
-	}
-	return nil
-}
 
 // Stats counts since New.
 type Stats struct {

@@ -1,11 +1,13 @@
 package dnsmon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,6 +34,22 @@ func New(cfg Config) (*Monitor, error) {
 		return nil, err
 	}
 	return &Monitor{cfg: cfg}, nil
+}
+
+func (c *Config) setDefaults() error {
+	c.Socket = cmp.Or(c.Socket, DefaultSocket)
+	c.MinPause = cmp.Or(c.MinPause, DefaultMinPause)
+	c.MaxPause = cmp.Or(c.MaxPause, max(c.MinPause, DefaultMaxPause))
+	if c.Report == nil {
+		c.Report = func(Condition) {}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Handle == nil || c.MinPause < 0 || c.MaxPause < c.MinPause {
+		return fmt.Errorf("%w: Handle is required, MinPause must be positive and not above MaxPause", ErrConfig)
+	}
+	return nil
 }
 
 // Stats may be called at any time.
@@ -156,4 +174,9 @@ func (m *Monitor) report(c Condition) {
 	if m.condition = c.ID; c.ID != "" {
 		m.cfg.Report(c)
 	}
+}
+
+// subscription is the call that begins the stream of events.
+func subscription() varlink.Call {
+	return varlink.Call{Method: "io.systemd.Resolve.Monitor.SubscribeQueryResults", More: true}
 }

@@ -269,17 +269,17 @@ func (f *Finder) find(
 			return p, method, nil
 		}
 		if !errors.Is(err, errNotHeld) {
-			return nil, 0, closed(info, dir, err)
+			return nil, 0, ofProgram(info, dir, err)
 		}
 		last = err
 	}
-	return nil, 0, closed(info, dir, f.unheld(sc))
+	return nil, 0, ofProgram(info, dir, f.unheld(sc))
 }
 
-// closed says of a socket that nobody holds that its process is gone, where the packet tells that it was sent by a program: the
+// ofProgram says of a socket that nobody holds that its process is gone, where the packet tells that it was sent by a program: the
 // kernel knows its user then. A program that closes a socket, or ends, loses its descriptor first, and until the kernel has got rid
 // of the socket it looks like one of the kernel's own, whose packets have no user.
-func closed(info *packet.Info, dir packet.Direction, err error) error {
+func ofProgram(info *packet.Info, dir packet.Direction, err error) error {
 	if err == error(unknowns[ReasonNoProcess]) && info.HasUID && dir == packet.Outbound { //nolint:errorlint // that very one
 		return unknown(ReasonGone)
 	}

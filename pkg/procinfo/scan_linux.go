@@ -2,6 +2,7 @@ package procinfo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -87,7 +88,7 @@ type found struct{ pid, fd int }
 
 // scan searches all processes for a socket: first those that were right lately,
 // then its user's, the newest first, then the others. denied tells that some
-// could not be searched.
+// could not be searched. Where the socket goes meanwhile, so does the reason to search on.
 func (f *Finder) scan(ctx context.Context, s *sock, sc *scratch) (at found, denied bool, err error) {
 	f.counters.scans.Add(1)
 	begin := time.Now()
@@ -98,6 +99,15 @@ func (f *Finder) scan(ctx context.Context, s *sock, sc *scratch) (at found, deni
 			return at, denied, err
 		}
 	}
+	looked := begin
+	over := func() bool {
+		now := time.Now()
+		if now.Sub(looked) < lookEvery {
+			return false
+		}
+		looked = now
+		return f.vanishedSince(s, sc)
+	}
 	all, err := f.pids(sc)
 	if err != nil {
 		return found{}, false, err
@@ -105,6 +115,9 @@ func (f *Finder) scan(ctx context.Context, s *sock, sc *scratch) (at found, deni
 	var others []int
 	for _, pid := range all {
 		var st unix.Stat_t
+		if over() {
+			return found{}, denied, nil
+		}
 		switch {
 		case slices.Contains(seen, pid):
 		case statAt(f.proc, sc.path.number(pid), &st) != nil:
@@ -117,11 +130,27 @@ func (f *Finder) scan(ctx context.Context, s *sock, sc *scratch) (at found, deni
 		}
 	}
 	for _, pid := range others {
+		if over() {
+			return found{}, denied, nil
+		}
 		if at, err := f.step(ctx, pid, s.inode, sc, &denied); err != nil || at.pid != 0 {
 			return at, denied, err
 		}
 	}
 	return found{}, denied, nil
+}
+
+// lookEvery is how long a scan goes on between two looks whether the socket is still there. Programs that open many short connections
+// on a busy host would otherwise have each searched for in all processes when it is over.
+const lookEvery = 2 * time.Millisecond
+
+// vanishedSince reports whether a connected TCP socket, which sc.query asks for, is gone. Of others it does not know.
+func (f *Finder) vanishedSince(s *sock, sc *scratch) bool {
+	if f.diag == nil || sc.query.protocol != unix.IPPROTO_TCP || s.remote != sc.query.remote || s.cookie == 0 {
+		return false
+	}
+	now, err := f.diag.exact(&sc.query)
+	return errors.Is(err, unix.ENOENT) || err == nil && now.cookie != s.cookie
 }
 
 // step searches one process in a scan.

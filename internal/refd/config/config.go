@@ -320,13 +320,19 @@ func (f *File) check() []value {
 	loopback("split_tunnel.listen4", f.SplitTunnel.Listen4, def.Listen4, "IPv4")
 	loopback("split_tunnel.listen6", f.SplitTunnel.Listen6, def.Listen6, "IPv6")
 	loopback("ivpn.ping", f.IVPN.Ping, Default().IVPN.Ping, "IPv4")
+	if w := f.DNS.Wait; w < time.Millisecond || w > time.Second {
+		found = append(found, bad("dns.wait", w.String(), "out of range", "use 1ms to 1s"))
+	}
+	found = append(found, f.checkPaths()...)
+	return append(found, f.checkHost(found)...)
+}
+
+// checkPaths finds files and sockets that cannot be meant.
+func (f *File) checkPaths() (found []value) {
 	absolute := func(path, got string) {
 		if len(got) == 0 || got[0] != '/' {
 			found = append(found, bad(path, got, "not an absolute path", `begin it with "/"`))
 		}
-	}
-	if w := f.DNS.Wait; w < time.Millisecond || w > time.Second {
-		found = append(found, bad("dns.wait", w.String(), "out of range", "use 1ms to 1s"))
 	}
 	absolute("dns.resolved_socket", f.DNS.ResolvedSocket)
 	absolute("api.socket", f.API.Socket)
@@ -337,7 +343,7 @@ func (f *File) check() []value {
 	if n := len(f.API.Socket); n > MaxSocket {
 		found = append(found, bad("api.socket", f.API.Socket, fmt.Sprintf("too long for a socket: %d bytes", n), fmt.Sprintf("use at most %d", MaxSocket)))
 	}
-	return append(found, f.checkHost(found)...)
+	return found
 }
 
 // publicSuffixes finds rules that are about all names below a suffix that is not one owner's, such as ".co.uk".

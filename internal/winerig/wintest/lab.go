@@ -71,11 +71,11 @@ func inLab(fn func(enter, env []string) error) (err error) {
 	tellWho(s, u.Server)
 	told, err := json.Marshal(winerig.Uplinks{
 		Default: winerig.Uplink{
-			Name: "vpn0", Index: index(s, u.Client, "vpn0"), Metric: testnet.VPNMetric,
+			Name: "vpn0", Index: u.Client.Index(s, "vpn0"), Metric: testnet.VPNMetric,
 			Addr4: testnet.VPNClientV4, Addr6: testnet.VPNClientV6, Gateway4: testnet.VPNGatewayV4, Gateway6: testnet.VPNGatewayV6,
 		},
 		Other: winerig.Uplink{
-			Name: "eth0", Index: index(s, u.Client, "eth0"), Metric: testnet.ISPMetric,
+			Name: "eth0", Index: u.Client.Index(s, "eth0"), Metric: testnet.ISPMetric,
 			Addr4: testnet.ISPClientV4, Addr6: testnet.ISPClientV6, Gateway4: testnet.ISPGatewayV4, Gateway6: testnet.ISPGatewayV6,
 		},
 		Server4: net.JoinHostPort(testnet.UplinkServerV4, whoPort), Server6: net.JoinHostPort(testnet.UplinkServerV6, whoPort),
@@ -85,20 +85,6 @@ func inLab(fn func(enter, env []string) error) (err error) {
 	}
 	enter := u.Client.Command(context.Background(), "env").Args
 	return fn(enter, []string{winerig.UplinkVar + "=" + string(told)})
-}
-
-func index(s *stage, h *testnet.Host, name string) (n int) {
-	err := h.Do(func() error {
-		i, err := net.InterfaceByName(name)
-		if err == nil {
-			n = i.Index
-		}
-		return err
-	})
-	if err != nil {
-		s.Fatalf("interface %s: %v", name, err)
-	}
-	return n
 }
 
 // tellWho answers connections and datagrams with the address that they come from, until the lab ends. It listens on exact addresses:

@@ -31,14 +31,9 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	packages := flag.Args()
-	all := len(packages) == 0
-	if all {
-		packages = []string{"./..."}
-	}
 	err := inLab(func(enter []string, env []string) error {
 		r := &runner{rig: os.Getenv(winerig.DirVar), enter: enter, env: env}
-		return r.run(ctx, packages, *race, all)
+		return r.run(ctx, flag.Args(), *race)
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "test-windows:", err)
@@ -63,7 +58,12 @@ func (r *runner) command(ctx context.Context, name string, args ...string) *exec
 	return cmd
 }
 
-func (r *runner) run(ctx context.Context, packages []string, race string, all bool) error {
+// run tests the packages, or all of them and then also what they skipped; those of race with the race detector as well.
+func (r *runner) run(ctx context.Context, packages []string, race string) error {
+	all := len(packages) == 0
+	if all {
+		packages = []string{"./..."}
+	}
 	if r.rig == "" {
 		return fmt.Errorf("%s is not set: call scripts/test-windows.sh", winerig.DirVar)
 	}
