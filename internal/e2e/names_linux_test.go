@@ -150,6 +150,7 @@ func TestIntegrationNames(t *testing.T) {
 			t.Errorf("status:\n%s", out)
 		}
 	})
+	whole := t
 	t.Run("the resolver is gone, and comes back", func(t *testing.T) {
 		r.start(t, settings{rules: r.names(resolved, "") + namesRules})
 		defer r.stop(t)
@@ -161,7 +162,7 @@ func TestIntegrationNames(t *testing.T) {
 		r.eventually(t, startLimit, "the resolver is heard", func() bool { return says(heard) })
 		resolved.Kill(t)
 		r.eventually(t, startLimit, "the resolver is missed", func() bool { return says(missed) && !says(heard) })
-		resolved.Start(t)
+		resolved.Start(whole) // it outlives this part
 		r.eventually(t, startLimit, "the resolver is heard again", func() bool { return says(heard) && !says(missed) })
 		r.wantFetches(t, "curl", map[string]outcome{"www.example.test": refused})
 	})
