@@ -111,13 +111,13 @@ func TestIntegrationTools(t *testing.T) {
 // clients are answered as if by the server they asked, and the nameserver notices that it would ask itself.
 func TestIntegrationRedirect(t *testing.T) {
 	testutil.RequireTool(t, "dig", "ip", "iptables-nft")
-	testutil.RequireRule(t, testutil.VariantNFT, "-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "DNAT", "--to-destination", "127.0.0.17:53")
+	testutil.RequireIPTables(t, testutil.VariantNFT)
 	if !testnet.Isolate(t) {
 		return
 	}
 	testnet.RequireOwnNamespace(t)
 	for _, command := range []string{
-		"ip link add out type dummy", "ip link set out up", "ip address add 192.0.2.10/24 dev out",
+		"ip link add out type veth peer name behind", "ip link set behind up", "ip link set out up", "ip address add 192.0.2.10/24 dev out",
 		"iptables-nft -t nat -A OUTPUT -p udp --dport 53 ! -d 127.0.0.0/8 -j DNAT --to-destination 127.0.0.17:53",
 		"iptables-nft -t nat -A OUTPUT -p tcp --dport 53 ! -d 127.0.0.0/8 -j DNAT --to-destination 127.0.0.17:53",
 	} {
