@@ -76,6 +76,8 @@ type Daemon struct {
 	split  *splittunnel.Splitter
 	wishes splitPolicy
 	naming namingParts
+
+	nameserver nameserverParts
 	// ivpn is nil if that VPN client is not looked for; vpn is its module.
 	ivpn *ivpn.Interop
 	vpn  *module.Service
@@ -124,6 +126,9 @@ func New(opt Options) (*Daemon, error) {
 		return nil, err
 	}
 	if err := d.buildIVPN(); err != nil {
+		return nil, err
+	}
+	if err := d.buildNameserver(); err != nil {
 		return nil, err
 	}
 	if err := d.buildFirewall(); err != nil {
@@ -203,6 +208,10 @@ func (d *Daemon) buildModules() error {
 		}
 		// after interception: what it wants to reach could not be reached before
 		parts = slices.Insert(parts, 3, module.Module(d.vpn), module.Module(announced))
+	}
+	if d.nameserver.module != nil {
+		// before packets are redirected to it, and until they no longer are
+		parts = slices.Insert(parts, 1, module.Module(d.nameserver.module))
 	}
 	if d.split != nil {
 		split, err := module.NewService(module.ServiceConfig{Name: "split tunnel", Logger: d.log, Run: d.split.Run})
