@@ -174,6 +174,9 @@ func (d *Daemon) buildFirewall() error {
 		return fmt.Errorf("firewall: %w", err)
 	}
 	d.firewall = f
+	if d.nameserver.queries != nil {
+		d.nameserver.queries.handler = f
+	}
 	return nil
 }
 

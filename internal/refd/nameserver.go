@@ -12,8 +12,9 @@ import (
 
 // nameserverParts are our own nameserver. Without upstreams in the configuration that refd started with, all are nil.
 type nameserverParts struct {
-	server *nameserver.Server
-	module *module.Service
+	server  *nameserver.Server
+	module  *module.Service
+	queries *queries
 }
 
 // buildNameserver builds what the configuration asks for. That nobody can listen is no reason not to run: somebody else may have the
@@ -31,8 +32,10 @@ func (d *Daemon) buildNameserver() (err error) {
 	if err != nil {
 		return fmt.Errorf("nameserver: %w", err)
 	}
+	n.queries = newQueries(d.processes, &d.rules, d.naming.table, d.cfg.Mode == config.Observe)
 	n.server, err = nameserver.New(nameserver.Config{
 		Listen: cfg.Listen, Settings: cfg.Settings(), IsLocal: host{d.links}.IsLocalAddr,
+		Decider: n.queries, OnAnswer: n.queries.answered,
 		States: n.module.States(), Log: d.log.With("module", "nameserver"),
 	})
 	if err != nil {
