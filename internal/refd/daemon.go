@@ -169,6 +169,7 @@ func (d *Daemon) buildFirewall() error {
 		fc.SplitTunneler = d.split
 	}
 	d.naming.configure(&fc, cfg.DNS.Wait)
+	d.nameserver.configure(&fc, cfg.DNS.Nameserver.Listen)
 	f, err := firewall.New(fc)
 	if err != nil {
 		return fmt.Errorf("firewall: %w", err)

@@ -11,7 +11,11 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/config"
 	"github.com/weirfw/weir/internal/testutil"
+	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/netif"
+	"github.com/weirfw/weir/pkg/netscope"
+	"github.com/weirfw/weir/pkg/packet"
 )
 
 // nameserverDaemon is the part of a daemon that a nameserver needs.
@@ -81,11 +85,73 @@ func TestNameserverListensWhileEnabled(t *testing.T) {
 	}
 }
 
+func TestWhatIsRedirected(t *testing.T) {
+	testutil.NoLeaks(t)
+	d := nameserverDaemon(t, enabled)
+	n := &d.nameserver
+	query := conn.Snapshot{Direction: packet.Outbound, Scope: netscope.Global, Tuple: packet.Tuple{
+		Protocol: packet.UDP, Local: netip.MustParseAddrPort("192.0.2.9:5000"), Remote: netip.MustParseAddrPort("192.0.2.1:53"),
+	}}
+	if n.takes(&query) {
+		t.Error("redirected, and nobody listens")
+	}
+	if err := n.module.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := n.module.Stop(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	for limit := time.Now().Add(20 * time.Second); len(n.server.Addrs()) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("does not listen")
+		}
+	}
+	for name, tt := range map[string]struct {
+		change func(*conn.Snapshot)
+		want   bool
+	}{
+		"udp":  {func(*conn.Snapshot) {}, true},
+		"tcp":  {func(s *conn.Snapshot) { s.Tuple.Protocol = packet.TCP }, true},
+		"lan":  {func(s *conn.Snapshot) { s.Scope = netscope.Site }, true},
+		"sctp": {func(s *conn.Snapshot) { s.Tuple.Protocol = 132 }, false},
+		"port": {func(s *conn.Snapshot) { s.Tuple.Remote = netip.MustParseAddrPort("192.0.2.1:853") }, false},
+		"stub": {func(s *conn.Snapshot) { s.Scope = netscope.Host }, false},
+		"link": {func(s *conn.Snapshot) { s.Scope = netscope.Link }, false},
+		"no ipv6": {func(s *conn.Snapshot) {
+			s.Tuple.Remote = netip.MustParseAddrPort("[2001:db8::1]:53")
+			s.Tuple.Local = netip.MustParseAddrPort("[2001:db8::9]:5")
+		}, false},
+		"seamless": {func(*conn.Snapshot) { n.seamless.Store(false) }, false},
+	} {
+		s := query
+		n.seamless.Store(true)
+		tt.change(&s)
+		if got := n.takes(&s); got != tt.want {
+			t.Errorf("%s: got %v; want %v", name, got, tt.want)
+		}
+	}
+	if to, ok := n.queries.askers.redirected.meant(packet.TCP, query.Tuple.Local); !ok || to != query.Tuple.Remote {
+		t.Errorf("got %v, %v; want whom it was taken from", to, ok)
+	}
+	var fc firewall.Config
+	n.configure(&fc, d.cfg.DNS.Nameserver.Listen)
+	if len(fc.Services) != 2 || fc.ToNameserver == nil {
+		t.Errorf("got %+v; want a service over UDP and TCP", fc.Services)
+	}
+}
+
 func TestNoNameserver(t *testing.T) {
 	d := nameserverDaemon(t, func(*config.Loaded) {})
 	n := &d.nameserver
 	if n.server != nil || n.module != nil || n.figures() != nil {
 		t.Error("got a nameserver without servers to ask")
+	}
+	var fc firewall.Config
+	n.configure(&fc, d.cfg.DNS.Nameserver.Listen)
+	if fc.Services != nil || fc.ToNameserver != nil {
+		t.Errorf("got %+v; want nothing to be ours", fc.Services)
 	}
 	cfg := d.cfg.DNS.Nameserver
 	if restart, err := n.reload(&cfg); restart || err != nil {

@@ -152,6 +152,8 @@ func TestNotes(t *testing.T) {
 		"split: {use: false, interface: wlan0}\n":                                                  "",
 		"split: {exclude: [{remote: [lan]}]}\n" + app + "{use: true}":                              "",
 		app + "{interface: wlan0}\n":                                                               `f.yaml:4:12: apps[0].split: does nothing: the app does not`,
+		"dns: {nameserver: {upstreams: [127.0.0.53]}}\n":                                           `f.yaml:1:32: dns.nameserver.upstreams[0]: 127.0.0.53 is on this host: what it asks`,
+		"dns: {nameserver: {upstreams: [127.0.0.53], seamless: false}}\n":                          "",
 		app + "{interface: wlan0}\nsplit: {use: true}\n":                                           "",
 		app + "{use: true, interface: wlan0}\nsplit: {use: true}\nsplit_tunnel: {interfaces: 1}\n": `f.yaml:6:28: split_tunnel.interfaces: apps name 2 interfaces, and there is room for 1`,
 	} {
@@ -307,6 +309,7 @@ func TestNameserver(t *testing.T) {
 	assert.Equal(t, "tls://1.1.1.1#one.test", s.Upstreams[1].String())
 	assert.Equal(t, []any{nameserver.BlockedSinkhole, time.Hour, true, "corp.test"}, []any{s.Blocked, s.StaleFor, s.RefuseCanary, s.Routes[0].Domains[0]})
 
+	assert.Equal(t, []bool{true, false}, []bool{n.Target(true) == n.Listen[0], n.Target(false).IsValid()})
 	a, b := config.Default(), config.Default()
 	b.DNS.Nameserver.Listen = b.DNS.Nameserver.Listen[:1]
 	assert.Empty(t, a.NeedRestart(&b), "nobody listens")

@@ -55,6 +55,15 @@ func defaultNameserver() Nameserver {
 // Enabled reports whether there are servers to ask.
 func (n *Nameserver) Enabled() bool { return len(n.Upstreams) > 0 }
 
+// Target is the address of a family that DNS is redirected to; not valid if there is none.
+func (n *Nameserver) Target(over4 bool) netip.AddrPort { //nolint:revive // says which family
+	i := slices.IndexFunc(n.Listen, func(a netip.AddrPort) bool { return a.Addr().Is4() == over4 })
+	if i < 0 {
+		return netip.AddrPort{}
+	}
+	return n.Listen[i]
+}
+
 // Settings returns what the nameserver needs of a configuration that was checked.
 func (n *Nameserver) Settings() nameserver.Settings {
 	s, _ := n.settings()
@@ -122,6 +131,22 @@ func (n *Nameserver) check() (found []value) {
 			hint = "name another server"
 		}
 		found = append(found, value{path, msg, hint})
+	}
+	return found
+}
+
+// circular finds servers on this host: what they ask themselves is redirected back.
+func (n *Nameserver) circular() (found []value) {
+	if !n.Seamless {
+		return nil
+	}
+	for i, text := range n.Upstreams {
+		if u, err := nameserver.ParseUpstream(text); err == nil && u.Addr.Addr().IsLoopback() {
+			found = append(found, value{
+				fmt.Sprintf("dns.nameserver.upstreams[%d]", i), text + " is on this host: what it asks other hosts by plain DNS is redirected back to refd",
+				"write seamless: false, or name a server elsewhere",
+			})
+		}
 	}
 	return found
 }
