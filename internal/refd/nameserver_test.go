@@ -6,13 +6,16 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
 	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/firewall"
+	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/netif"
 	"github.com/weirfw/weir/pkg/netscope"
 	"github.com/weirfw/weir/pkg/packet"
@@ -64,6 +67,16 @@ func TestNameserverListensWhileEnabled(t *testing.T) {
 	_, err := resolver.LookupNetIP(t.Context(), "ip", "name.invalid.")
 	if e := (*net.DNSError)(nil); !errors.As(err, &e) || !e.IsNotFound {
 		t.Errorf("got %v; want that it does not exist", err)
+	}
+	ctx := t.Context()
+	if n, err := (backend{d}).DNSFlush(ctx, api.DNSRequest{}); err != nil || n.Answers != 0 {
+		t.Errorf("got %v, %v; want nothing to forget", n, err)
+	}
+	if _, err := (backend{d}).DNSFlush(ctx, api.DNSRequest{Domain: strings.Repeat("a", 64) + ".test"}); !errors.Is(err, api.ErrRefused) {
+		t.Errorf("got %v; want a refusal: that is no name", err)
+	}
+	if list, err := (backend{d}).DNSCache(ctx, api.DNSRequest{}); err != nil || list == nil || len(list) != 0 {
+		t.Errorf("got %v, %v; want an empty list", list, err)
 	}
 	cfg := d.cfg.DNS.Nameserver
 	cfg.Upstreams = nil
@@ -148,6 +161,11 @@ func TestNoNameserver(t *testing.T) {
 	if n.server != nil || n.module != nil || n.figures() != nil {
 		t.Error("got a nameserver without servers to ask")
 	}
+	_, errCache := (backend{d}).DNSCache(t.Context(), api.DNSRequest{})
+	_, errFlush := (backend{d}).DNSFlush(t.Context(), api.DNSRequest{})
+	if !errors.Is(errCache, api.ErrRefused) || !errors.Is(errFlush, api.ErrRefused) {
+		t.Errorf("got %v, %v; want refusals", errCache, errFlush)
+	}
 	var fc firewall.Config
 	n.configure(&fc, d.cfg.DNS.Nameserver.Listen)
 	if fc.Services != nil || fc.ToNameserver != nil {
@@ -160,5 +178,19 @@ func TestNoNameserver(t *testing.T) {
 	cfg.Upstreams = []string{"192.0.2.1"}
 	if restart, err := n.reload(&cfg); !restart || err != nil {
 		t.Errorf("got %v, %v; want a restart", restart, err)
+	}
+}
+
+func TestCacheEntries(t *testing.T) {
+	e := entryOf(&nameserver.CacheEntry{Name: "a.test", Type: 28, Left: time.Minute, Answer: nameserver.Answer{
+		CNAMEs: []string{"b.test"}, Addrs: []netip.Addr{netip.MustParseAddr("2001:db8::1")},
+	}})
+	if e.Name != "a.test" || e.Type != "AAAA" || e.RCode != "NOERROR" || e.Left != time.Minute || e.CNAMEs[0] != "b.test" || e.Addresses[0] != "2001:db8::1" {
+		t.Errorf("got %+v", e)
+	}
+	for n, want := range map[int]string{2: "SERVFAIL", 3: "NXDOMAIN", 9: "RCODE 9"} {
+		if got := rcode(n); got != want {
+			t.Errorf("got %s; want %s", got, want)
+		}
 	}
 }
