@@ -37,6 +37,7 @@ type cli struct {
 	Rules      rulesCmd      `cmd:"" help:"List the rules in force with their hit counters."`
 	Interfaces interfacesCmd `cmd:"" help:"List network interfaces, and which is the default."`
 	Split      splitCmd      `cmd:"" help:"Show the split tunnel, or switch it on or off."`
+	DNS        dnsCmd        `cmd:"" name:"dns" help:"Show or empty the cache of refd's nameserver."`
 	Reload     reloadCmd     `cmd:"" help:"Read the configuration again; a bad one changes nothing."`
 	Confirm    confirmCmd    `cmd:"" help:"Confirm a run that was started with --confirm."`
 	Pause      pauseCmd      `cmd:"" help:"Stop intercepting for a time: everything passes."`

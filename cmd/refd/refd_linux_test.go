@@ -234,6 +234,19 @@ func (f *fake) Resume(context.Context) error {
 	return nil
 }
 
+func (f *fake) DNSCache(_ context.Context, r api.DNSRequest) ([]api.DNSEntry, error) {
+	f.asked = append(f.asked, "cache "+r.Domain)
+	return []api.DNSEntry{
+		{Name: "a.test", Type: "A", RCode: "NOERROR", CNAMEs: []string{"b.test"}, Addresses: []string{"192.0.2.1", "192.0.2.2"}, Left: 61499 * time.Millisecond},
+		{Name: "no.test", Type: "AAAA", RCode: "NXDOMAIN", Left: time.Second},
+	}, nil
+}
+
+func (f *fake) DNSFlush(_ context.Context, r api.DNSRequest) (api.DNSFlushed, error) {
+	f.asked = append(f.asked, "flush "+r.Domain)
+	return api.DNSFlushed{Answers: 2}, nil
+}
+
 func (f *fake) Confirm(context.Context) error { return errors.New("nothing waits") }
 
 func (f *fake) Exit(_ context.Context, how string) error {
@@ -441,4 +454,16 @@ func TestServiceUnit(t *testing.T) {
 	makefile, err := os.ReadFile("../../Makefile")
 	require.NoError(t, err)
 	assert.Contains(t, string(makefile), "$(DESTDIR)/usr/local/bin/refd\n")
+}
+
+func TestDNSCommands(t *testing.T) {
+	f := &fake{}
+	socket := serve(t, f)
+	out, _, err := runCLI(t, socket, "dns", "cache", "test")
+	require.NoError(t, err)
+	assert.Regexp(t, `NAME +TYPE +LEFT +ANSWER\na.test +A +1m1s +b.test 192.0.2.1 192.0.2.2\nno.test +AAAA +1s +NXDOMAIN\n`, out)
+	out, _, err = runCLI(t, socket, "dns", "flush")
+	require.NoError(t, err)
+	assert.Equal(t, "forgot 2 answers\n", out)
+	assert.Equal(t, []string{"cache test", "flush "}, f.asked)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -113,6 +114,9 @@ func printStatus(w io.Writer, s api.Status) error {
 	if s.Names != nil {
 		rows = append(rows, []string{"names", namesSummary(s.Names)})
 	}
+	if s.Nameserver != nil {
+		rows = append(rows, []string{"nameserver", nameserverSummary(s.Nameserver)})
+	}
 	if s.SplitTunnel != nil && len(s.SplitTunnel.Selections) > 0 {
 		rows = append(rows, []string{"split tunnel", splitSummary(s)})
 	}
@@ -140,6 +144,25 @@ func namesSummary(n *api.Names) string {
 		text += "; systemd-resolved tells what it answers"
 	}
 	return text
+}
+
+// nameserverSummary says how our own nameserver is, in one line.
+func nameserverSummary(n *api.Nameserver) string {
+	switch {
+	case !n.Enabled:
+		return "disabled: no servers to ask"
+	case len(n.Addresses) == 0:
+		return "does not listen"
+	}
+	addrs := make([]string, len(n.Addresses))
+	for i, a := range n.Addresses {
+		addrs[i] = a.String()
+	}
+	queries := strconv.FormatUint(n.Stats.Queries, 10) + " queries"
+	if n.Stats.Queries == 1 {
+		queries = "1 query"
+	}
+	return fmt.Sprintf("at %s; %s, %d blocked, %d failed", strings.Join(addrs, " and "), queries, n.Stats.Blocked, n.Stats.Failed)
 }
 
 // vpnSummary says how IVPN is, in one line.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/testnet"
 	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/conn"
@@ -159,7 +160,8 @@ type status struct {
 		Name  string `json:"name"`
 		Phase string `json:"phase"`
 	} `json:"modules"`
-	IVPN ivpn.State `json:"ivpn"`
+	IVPN       ivpn.State      `json:"ivpn"`
+	Nameserver *api.Nameserver `json:"nameserver"`
 }
 
 // intercepts says whether all of the refd with this process id works.

@@ -39,7 +39,7 @@ func (b backend) Status(ctx context.Context) (api.Status, error) {
 	if by := d.confirmBy.Load(); by != nil {
 		s.ConfirmUntil = *by
 	}
-	s.Names = d.naming.figures()
+	s.Names, s.Nameserver = d.naming.figures(), d.nameserver.figures()
 	if d.split != nil {
 		split := d.split.Status()
 		s.SplitTunnel = &split
@@ -219,6 +219,13 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 		return api.ReloadResult{}, fmt.Errorf("%w: the old configuration stays: %w", api.ErrRefused, err)
 	}
 	res := api.ReloadResult{Rules: len(cfg.Rules.Rules()), NeedRestart: d.cfg.NeedRestart(&cfg.File)}
+	restart, err := d.nameserver.reload(&cfg.DNS.Nameserver)
+	if err != nil {
+		return api.ReloadResult{}, fmt.Errorf("%w: the old configuration stays: %w", api.ErrRefused, err)
+	}
+	if restart {
+		res.NeedRestart = append(res.NeedRestart, "dns.nameserver")
+	}
 	if err := d.useRules(ctx, cfg.Rules); err != nil {
 		d.log.Warn("some path of the split tunnel does not work", "err", err)
 	}
@@ -228,6 +235,11 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	// what needs a restart stays as it runs
 	running := *d.cfg
 	running.Rules, running.Config, running.Log.Level = cfg.Rules, cfg.Config, cfg.Log.Level
+	if d.nameserver.server != nil {
+		listen := running.DNS.Nameserver.Listen
+		running.DNS.Nameserver = cfg.DNS.Nameserver
+		running.DNS.Nameserver.Listen = listen
+	}
 	d.cfg = &running
 	d.log.Info("configuration reloaded", "rules", res.Rules, "need_restart", res.NeedRestart)
 	// the rules are in force: whoever asked may go away meanwhile

@@ -76,6 +76,8 @@ type Daemon struct {
 	split  *splittunnel.Splitter
 	wishes splitPolicy
 	naming namingParts
+
+	nameserver nameserverParts
 	// ivpn is nil if that VPN client is not looked for; vpn is its module.
 	ivpn *ivpn.Interop
 	vpn  *module.Service
@@ -126,6 +128,9 @@ func New(opt Options) (*Daemon, error) {
 	if err := d.buildIVPN(); err != nil {
 		return nil, err
 	}
+	if err := d.buildNameserver(); err != nil {
+		return nil, err
+	}
 	if err := d.buildFirewall(); err != nil {
 		return nil, err
 	}
@@ -164,11 +169,15 @@ func (d *Daemon) buildFirewall() error {
 		fc.SplitTunneler = d.split
 	}
 	d.naming.configure(&fc, cfg.DNS.Wait)
+	d.nameserver.configure(&fc, cfg.DNS.Nameserver.Listen)
 	f, err := firewall.New(fc)
 	if err != nil {
 		return fmt.Errorf("firewall: %w", err)
 	}
 	d.firewall = f
+	if d.nameserver.queries != nil {
+		d.nameserver.queries.handler = f
+	}
 	return nil
 }
 
@@ -203,6 +212,10 @@ func (d *Daemon) buildModules() error {
 		}
 		// after interception: what it wants to reach could not be reached before
 		parts = slices.Insert(parts, 3, module.Module(d.vpn), module.Module(announced))
+	}
+	if d.nameserver.module != nil {
+		// before packets are redirected to it, and until they no longer are
+		parts = slices.Insert(parts, 1, module.Module(d.nameserver.module))
 	}
 	if d.split != nil {
 		split, err := module.NewService(module.ServiceConfig{Name: "split tunnel", Logger: d.log, Run: d.split.Run})

@@ -27,7 +27,7 @@ type namingParts struct {
 // buildNaming builds what the configuration asks for. That this system's resolver cannot be listened to is no reason not to run.
 func (d *Daemon) buildNaming() error {
 	cfg := d.cfg.DNS
-	if !cfg.Monitor && !cfg.Packets {
+	if !cfg.Monitor && !cfg.Packets && !cfg.Nameserver.Enabled() {
 		return nil
 	}
 	var err error

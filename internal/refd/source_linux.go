@@ -69,6 +69,9 @@ func hostConfig(cfg *config.File, log *slog.Logger) nfq.HostConfig {
 		host.Redirects.SplitTun = nfq.Redirect{To4: split.Listen4, To6: split.Listen6}
 	case config.SplitNone:
 	}
+	if dns := &cfg.DNS.Nameserver; dns.Enabled() {
+		host.Redirects.Nameserver.To4, host.Redirects.Nameserver.To6 = dns.Target(true), dns.Target(false)
+	}
 	switch n.Variant {
 	case "nft":
 		host.Variant = nfq.VariantNFT

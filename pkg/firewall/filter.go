@@ -93,6 +93,26 @@ func (f *Firewall) Preview(ctx context.Context, s *conn.Snapshot) (d verdict.Dec
 	return r.Decision, true
 }
 
+// HasHandler reports whether there is an external handler.
+func (f *Firewall) HasHandler() bool {
+	_, ok := f.cfg.External.Load()
+	return ok
+}
+
+// AskHandler asks the external handler, and nobody else, about something that is no connection: a DNS query, as a snapshot with its
+// domain. As for connections, it has until its deadline; ok is false if it has no opinion, or there is none.
+func (f *Firewall) AskHandler(ctx context.Context, s *conn.Snapshot) (d verdict.Decision, ok bool) {
+	call, ok := f.cfg.External.Load()
+	if !ok {
+		return verdict.Decision{}, false
+	}
+	res, _ := f.askHandler(ctx, call, s)
+	if res.Verdict == verdict.Undecided {
+		return verdict.Decision{}, false
+	}
+	return handlerDecision(call, s, res).Decision, true
+}
+
 func (f *Firewall) filter(ctx context.Context, s *conn.Snapshot, mode waitMode) (filtered, error) {
 	r, err := f.consider(ctx, s, mode)
 	switch {

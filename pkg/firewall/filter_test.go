@@ -127,6 +127,44 @@ func TestHandler(t *testing.T) {
 	}
 }
 
+// About what is no connection only the handler is asked, by its deadline, and nothing is changed.
+func TestAskHandler(t *testing.T) {
+	about := &conn.Snapshot{Direction: packet.Outbound, Domain: "example.test", Internal: true}
+	for name, tt := range map[string]struct {
+		handler extverdict.Handler
+		want    verdict.Verdict
+		code    verdict.Code
+	}{
+		"none":       {},
+		"no opinion": {handler: answering(extverdict.Result{})},
+		"block":      {answering(extverdict.Result{Verdict: verdict.Block, Reason: "no"}), verdict.Block, firewall.CodeHandler},
+		"panic":      {func(context.Context, *conn.Snapshot) extverdict.Result { panic("ouch") }, verdict.Failed, firewall.CodeHandlerPanic},
+		"slow": {handler: func(ctx context.Context, _ *conn.Snapshot) extverdict.Result {
+			<-ctx.Done()
+			return extverdict.Result{Verdict: verdict.Block}
+		}},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			r := start(t, func(c *firewall.Config) {
+				if c.Deciders = always(verdict.Drop); tt.handler != nil {
+					c.External = slotOf(t, tt.handler)
+				}
+			})
+			if r.HasHandler() != (tt.handler != nil) {
+				t.Errorf("got %v", r.HasHandler())
+			}
+			began := time.Now()
+			d, ok := r.AskHandler(t.Context(), about)
+			if d.Verdict != tt.want || d.Reason.Code != tt.code || ok != (tt.want != verdict.Undecided) {
+				t.Errorf("got %+v, %v; want %v", d, ok, tt.want)
+			}
+			if took := time.Since(began); took > firewall.DefaultHandlerDeadline {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
 // Another connection does not wait for a handler that is slow about one.
 func TestSlowHandlerHoldsUpNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

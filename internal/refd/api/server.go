@@ -25,6 +25,7 @@ type Backend interface {
 	Explain(ctx context.Context, r ExplainRequest) (Explanation, error)
 	Rules(ctx context.Context) ([]Rule, error)
 	Interfaces(ctx context.Context) ([]Interface, error)
+	DNSCache(ctx context.Context, r DNSRequest) ([]DNSEntry, error)
 	Control
 }
 
@@ -36,6 +37,7 @@ type Control interface {
 	// Split switches the split tunnel, and says how many connections changed.
 	Split(ctx context.Context, r SplitRequest) (ReloadResult, error)
 	Confirm(ctx context.Context) error
+	DNSFlush(ctx context.Context, r DNSRequest) (DNSFlushed, error)
 	Exit(ctx context.Context, how string) error
 }
 
@@ -159,6 +161,8 @@ func routes(b Backend) http.Handler {
 		return none{}, b.Pause(ctx, time.Duration(r.Seconds*float64(time.Second)))
 	})
 	handle(mux, "POST /api/v1/split", b.Split)
+	handle(mux, "POST /api/v1/dns/cache", b.DNSCache)
+	handle(mux, "POST /api/v1/dns/flush", b.DNSFlush)
 	handle(mux, "POST /api/v1/resume", func(ctx context.Context, _ none) (none, error) { return none{}, b.Resume(ctx) })
 	handle(mux, "POST /api/v1/confirm", func(ctx context.Context, _ none) (none, error) { return none{}, b.Confirm(ctx) })
 	for _, how := range []string{"shutdown", "restart"} {

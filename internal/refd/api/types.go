@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/weirfw/weir/pkg/conn"
@@ -8,6 +9,7 @@ import (
 	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/module"
+	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/splittunnel"
 	"github.com/weirfw/weir/pkg/verdict"
@@ -39,6 +41,8 @@ type Status struct {
 	Processes any `json:"processes,omitempty"`
 	// Names is nil if the names of connections are not looked for.
 	Names *Names `json:"names,omitempty"`
+	// Nameserver is nil if refd has none.
+	Nameserver *Nameserver `json:"nameserver,omitempty"`
 	// SplitTunnel is nil without an engine.
 	SplitTunnel *splittunnel.Status `json:"splitTunnel,omitempty"`
 	// IVPN is what is known of that VPN client; nil if it is not looked for.
@@ -53,6 +57,16 @@ type Names struct {
 	PacketAnswers uint64 `json:"packetAnswers"`
 	// Resolver is what the system's resolver told; nil if it is not listened to.
 	Resolver *dnsmon.Stats `json:"resolver,omitempty"`
+}
+
+// Nameserver says how our own nameserver is.
+type Nameserver struct {
+	// Enabled is false while a reload has taken all servers away.
+	Enabled bool `json:"enabled"`
+	// Addresses are listened on.
+	Addresses []netip.AddrPort            `json:"addresses"`
+	Upstreams []nameserver.UpstreamStatus `json:"upstreams"`
+	Stats     nameserver.Stats            `json:"stats"`
 }
 
 // Module is a part of refd.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"strings"
 	"time"
 
@@ -145,6 +146,8 @@ type DNS struct {
 	Wait time.Duration `yaml:"wait"`
 	// CNAMEs lets domains of rules match aliases, too.
 	CNAMEs bool `yaml:"cnames"`
+	// Nameserver is our own.
+	Nameserver Nameserver `yaml:"nameserver"`
 }
 
 // IVPN configures how refd lives with the VPN client of that name.
@@ -193,6 +196,7 @@ func Default() File {
 		},
 		DNS: DNS{
 			Monitor: true, ResolvedSocket: dnsmon.DefaultSocket, Packets: true, Wait: firewall.DefaultNameWait, CNAMEs: true,
+			Nameserver: defaultNameserver(),
 		},
 		IVPN: IVPN{Enabled: true, Role: IVPNNeutral, Ping: netip.MustParseAddrPort("127.0.0.1:817"), Notice: true},
 	}
@@ -320,9 +324,7 @@ func (f *File) check() []value {
 	loopback("split_tunnel.listen4", f.SplitTunnel.Listen4, def.Listen4, "IPv4")
 	loopback("split_tunnel.listen6", f.SplitTunnel.Listen6, def.Listen6, "IPv6")
 	loopback("ivpn.ping", f.IVPN.Ping, Default().IVPN.Ping, "IPv4")
-	if w := f.DNS.Wait; w < time.Millisecond || w > time.Second {
-		found = append(found, bad("dns.wait", w.String(), "out of range", "use 1ms to 1s"))
-	}
+	found = append(found, f.DNS.check()...)
 	found = append(found, f.checkPaths()...)
 	return append(found, f.checkHost(found)...)
 }
@@ -344,6 +346,13 @@ func (f *File) checkPaths() (found []value) {
 		found = append(found, bad("api.socket", f.API.Socket, fmt.Sprintf("too long for a socket: %d bytes", n), fmt.Sprintf("use at most %d", MaxSocket)))
 	}
 	return found
+}
+
+func (d *DNS) check() (found []value) {
+	if w := d.Wait; w < time.Millisecond || w > time.Second {
+		found = append(found, bad("dns.wait", w.String(), "out of range", "use 1ms to 1s"))
+	}
+	return append(found, d.Nameserver.check()...)
 }
 
 // publicSuffixes finds rules that are about all names below a suffix that is not one owner's, such as ".co.uk".
@@ -418,7 +427,9 @@ func (f *File) NeedRestart(next *File) []string {
 	differs("split_tunnel", f.SplitTunnel == next.SplitTunnel)
 	dns := next.DNS
 	dns.CNAMEs = f.DNS.CNAMEs // a reload of the rules does it
-	differs("dns", f.DNS == dns)
+	dns.Nameserver = f.DNS.Nameserver
+	differs("dns", reflect.DeepEqual(f.DNS, dns))
+	differs("dns.nameserver.listen", f.DNS.Nameserver.sameListen(&next.DNS.Nameserver))
 	differs("connections", f.History == next.History)
 	differs("ivpn", f.IVPN == next.IVPN)
 	return names

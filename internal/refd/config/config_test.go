@@ -7,11 +7,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/rules"
 )
 
@@ -150,6 +152,8 @@ func TestNotes(t *testing.T) {
 		"split: {use: false, interface: wlan0}\n":                                                  "",
 		"split: {exclude: [{remote: [lan]}]}\n" + app + "{use: true}":                              "",
 		app + "{interface: wlan0}\n":                                                               `f.yaml:4:12: apps[0].split: does nothing: the app does not`,
+		"dns: {nameserver: {upstreams: [127.0.0.53]}}\n":                                           `f.yaml:1:32: dns.nameserver.upstreams[0]: 127.0.0.53 is on this host: what it asks`,
+		"dns: {nameserver: {upstreams: [127.0.0.53], seamless: false}}\n":                          "",
 		app + "{interface: wlan0}\nsplit: {use: true}\n":                                           "",
 		app + "{use: true, interface: wlan0}\nsplit: {use: true}\nsplit_tunnel: {interfaces: 1}\n": `f.yaml:6:28: split_tunnel.interfaces: apps name 2 interfaces, and there is room for 1`,
 	} {
@@ -273,6 +277,50 @@ func TestDNS(t *testing.T) {
 	assert.Empty(t, a.NeedRestart(&b), "the rules are compiled anew")
 	b.DNS.Monitor = false
 	assert.Equal(t, []string{"dns"}, a.NeedRestart(&b))
+}
+
+func TestNameserver(t *testing.T) {
+	const section = "dns: {nameserver: "
+	for text, want := range map[string]string{
+		"{upstreams: [9.9.9.9, nonsense]}":                          `f.yaml:1:41: dns.nameserver.upstreams[1]: "nonsense": "nonsense" is no address (write an address for plain DNS, "tls://`,
+		"{upstreams: ['ftp://9.9.9.9']}":                            `f.yaml:1:32: dns.nameserver.upstreams[0]: "ftp://9.9.9.9": nothing is known of "ftp" (write an`,
+		"{upstreams: ['127.0.0.17:53']}":                            `f.yaml:1:19: dns.nameserver: upstream udp://127.0.0.17: that is this nameserver itself (`,
+		"{upstreams: [9.9.9.9, 9.9.9.9]}":                           `dns.nameserver: upstream udp://9.9.9.9: given twice`,
+		"{upstreams: 9.9.9.9}":                                      `dns.nameserver.upstreams: "9.9.9.9": not a list (write [9.9.9.9])`,
+		"{blocked: refused}":                                        `f.yaml:1:29: dns.nameserver.blocked: "refused": unknown value (use one of ["nxdomain" "sinkhole"])`,
+		"{stale: -1s}":                                              `f.yaml:1:27: dns.nameserver.stale: "-1s": too short (use at least 0s)`,
+		"{listen: []}":                                              `dns.nameserver.listen: no address to listen on (take the line out, or`,
+		"{listen: ['127.0.0.17:0']}":                                `f.yaml:1:29: dns.nameserver.listen[0]: "127.0.0.17:0": not an address with a port`,
+		"{listen: ['0.0.0.0:53']}":                                  `dns.nameserver: listen address 0.0.0.0:53: it must be an exact address`,
+		"{routes: [{domains: [corp.test], upstreams: [10.0.0.1]}]}": `f.yaml:1:28: dns.nameserver.routes: nobody is asked for all other names (write upstreams`,
+		"{upstreams: [9.9.9.9], routes: [{domains: [a.b], upstreams: [x]}]}": `dns.nameserver.routes[0].upstreams[0]: "x": "x" is no address`,
+		"{upstreams: [9.9.9.9], routes: [{domains: [a.b]}]}":                 `dns.nameserver: a route needs domains and upstreams`,
+		"{upstream: [9.9.9.9]}": `unknown field "upstream" (did you mean "upstreams"?)`,
+	} {
+		_, err := config.Parse("f.yaml", []byte(section+text+"}\n"))
+		assert.ErrorContains(t, err, want)
+	}
+	l, err := config.Parse("f.yaml", []byte(section+`{upstreams: [9.9.9.9, "tls://1.1.1.1#one.test"], listen: ["127.0.0.18:53"], blocked: sinkhole, stale: 1h,
+  routes: [{domains: [corp.test], upstreams: [10.0.0.1]}]}}`))
+	require.NoError(t, err)
+	n := &l.DNS.Nameserver
+	assert.True(t, n.Enabled() && n.Seamless && n.Canary && len(n.Listen) == 1)
+	s := n.Settings()
+	assert.Equal(t, "tls://1.1.1.1#one.test", s.Upstreams[1].String())
+	assert.Equal(t, []any{nameserver.BlockedSinkhole, time.Hour, true, "corp.test"}, []any{s.Blocked, s.StaleFor, s.RefuseCanary, s.Routes[0].Domains[0]})
+
+	assert.Equal(t, []bool{true, false}, []bool{n.Target(true) == n.Listen[0], n.Target(false).IsValid()})
+	a, b := config.Default(), config.Default()
+	b.DNS.Nameserver.Listen = b.DNS.Nameserver.Listen[:1]
+	assert.Empty(t, a.NeedRestart(&b), "nobody listens")
+	b.DNS.Nameserver.Upstreams = []string{"9.9.9.9"}
+	assert.Equal(t, []string{"dns.nameserver.listen"}, a.NeedRestart(&b))
+
+	path := filepath.Join(t.TempDir(), "refd.yaml")
+	require.NoError(t, os.WriteFile(path, []byte("mode: enforce\n"+section+"{upstreams: [nonsense]}}\n"), 0o600))
+	want := config.Default()
+	want.Mode = config.Enforce
+	assert.Equal(t, want, config.Salvage(path), "a bad server spoils nothing else")
 }
 
 // A domain that everybody can have a name below is hardly what was meant.

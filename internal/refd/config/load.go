@@ -142,7 +142,7 @@ func Parse(path string, b []byte, opts ...rules.Option) (*Loaded, error) {
 		return nil, errors.Join(errs...)
 	}
 	l.Rules = set
-	for _, v := range append(l.idle(), l.publicSuffixes()...) {
+	for _, v := range slices.Concat(l.idle(), l.publicSuffixes(), l.DNS.Nameserver.circular()) {
 		l.Notes = append(l.Notes, pos.at(v.path, v.msg, v.hint))
 	}
 	return l, nil

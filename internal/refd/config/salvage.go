@@ -79,12 +79,15 @@ func (f *File) salvage(b []byte) {
 // reset sets the field that a key leads to to its default.
 func reset(v, def reflect.Value, key string) {
 	for name := range strings.SplitSeq(key, ".") {
+		name, _, inList := strings.Cut(name, "[")
 		field, ok := fieldOf(v, name)
 		if !ok {
 			return
 		}
 		d, _ := fieldOf(def, name)
-		v, def = field, d
+		if v, def = field, d; inList {
+			break // a list is the default's as a whole
+		}
 	}
 	v.Set(def)
 }

@@ -1,0 +1,161 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/weirfw/weir/internal/testnet"
+	"github.com/weirfw/weir/internal/testutil"
+	"github.com/weirfw/weir/pkg/packet"
+	"github.com/weirfw/weir/pkg/verdict"
+)
+
+// Where no nameserver is: only a redirected query is answered.
+const nobodyV4, nobodyV6 = "10.77.0.99", "fd77::99"
+
+// unresolved is what a program sees of a name that does not exist.
+const unresolved outcome = "unresolved"
+
+// ownNameserver are the settings of a refd whose nameserver asks the server of the rig, and that hears of names in no other way.
+func ownNameserver(more string) string {
+	return fmt.Sprintf("dns: {monitor: false, packets: false, nameserver: {upstreams: [%s]%s}}\n", testnet.ServerV4, more)
+}
+
+// appRules are against a name for one program.
+const appRules = `apps:
+  - {id: dig, match: [{path: /usr/bin/dig}], rules: [{id: no-dig, action: block, remote: [fine.test], comment: not for dig}]}
+`
+
+// wantLookups wants programs to reach names, or not even their addresses, over both families.
+func (r *rig) wantLookups(t *testing.T, want map[string]outcome) {
+	t.Helper()
+	for name, outcome := range want {
+		for _, family := range []string{"-4", "-6"} {
+			got := r.fetch("curl", name, family)
+			if strings.HasPrefix(string(got), "exit status 6:") {
+				got = unresolved
+			}
+			if got != outcome {
+				t.Errorf("curl %s %s: got %s; want %s\n%s\n%s", family, name, got, outcome, r.cli(t, "conns"), r.refd.Output())
+			}
+			list := r.conns(t, "--domain", name, "--port", fmt.Sprint(webPort))
+			if outcome == answered && (len(list) == 0 || list[0].Domain != name || list[0].Verdict() != verdict.Accept) {
+				t.Errorf("curl %s %s: got %+v; want a connection that shows the domain", family, name, list)
+			}
+		}
+	}
+}
+
+// listens waits until refd's nameserver does, or no longer does.
+func (r *rig) listens(t *testing.T, want bool) {
+	t.Helper()
+	r.eventually(t, startLimit, fmt.Sprintf("the nameserver listens: %v", want), func() bool {
+		s, ok := r.tryStatus()
+		return ok && s.Nameserver != nil && len(s.Nameserver.Addresses) > 0 == want
+	})
+}
+
+// wantNoLoop wants refd to have asked others, by itself, and never itself.
+func (r *rig) wantNoLoop(t *testing.T) {
+	t.Helper()
+	s, _ := r.tryStatus()
+	if s.Nameserver == nil || s.Nameserver.Stats.Queries == 0 || s.Nameserver.Stats.Loops != 0 || s.Nameserver.Stats.Failed != 0 {
+		t.Errorf("got %+v; want queries, and no loop", s.Nameserver)
+	}
+	upstream := r.conns(t, "--remote", testnet.ServerV4, "--port", "53")
+	for _, c := range upstream {
+		if c.Verdict() != verdict.Accept || !c.Internal {
+			t.Errorf("got %+v; want refd's own queries only", c)
+		}
+	}
+	if len(upstream) == 0 {
+		t.Error("refd asked nobody")
+	}
+}
+
+// Programs that ask any nameserver are answered by refd's, after their rules were looked at.
+func TestIntegrationNameserver(t *testing.T) {
+	testutil.NoLeaks(t)
+	r := newNamesRig(t)
+	r.primeTables(t)
+	before := r.client.Snapshot(t)
+	all := map[string]outcome{
+		"open.test": answered, "fine.test": answered, "example.test": unresolved, "www.example.test": unresolved, "alias.test": unresolved,
+	}
+	for _, server := range []string{nobodyV4, nobodyV6} {
+		t.Run("redirected from "+server, func(t *testing.T) {
+			r.client.Etc(t, "resolv.conf", "nameserver "+server+"\n")
+			r.start(t, settings{rules: ownNameserver("") + appRules + namesRules})
+			defer r.stop(t)
+			r.listens(t, true)
+			r.wantLookups(t, all)
+			for _, how := range []string{"+notcp", "+tcp"} {
+				if out := r.client.Run(t, "dig", "@"+server, how, "example.test"); !strings.Contains(out, "NXDOMAIN") || !strings.Contains(out, "not this site") {
+					t.Errorf("dig %s: got %s; want a refusal with its reason", how, out)
+				}
+				if out := r.client.Run(t, "dig", "@"+server, how, "open.test"); !strings.Contains(out, testnet.ServerV4) {
+					t.Errorf("dig %s: got %s; want an answer", how, out)
+				}
+				if out := r.client.Run(t, "dig", "@"+server, how, "fine.test"); !strings.Contains(out, "not for dig") {
+					t.Errorf("dig %s: got %s; want the refusal of its own rule", how, out)
+				}
+			}
+			for _, app := range []string{"/usr/bin/curl", "/usr/bin/dig"} {
+				list := r.conns(t, "--remote", server, "--port", "53", "--app", app)
+				if len(list) == 0 || list[0].Verdict() != verdict.RerouteToNameserver {
+					t.Errorf("%s: got %+v; want a redirected query", app, list)
+				}
+			}
+			if list := r.conns(t, "--remote", server, "--port", "53", "--app", "/usr/bin/dig"); len(list) > 0 && list[0].Tuple.Protocol != packet.TCP {
+				t.Errorf("got %+v; want the last one over TCP", list[0])
+			}
+			r.wantNoLoop(t)
+		})
+	}
+	r.wantAsBefore(t, before)
+	t.Run("asked itself", func(t *testing.T) {
+		r.client.Etc(t, "resolv.conf", "nameserver 127.0.0.17\nnameserver ::1\n")
+		r.start(t, settings{rules: ownNameserver(", seamless: false, blocked: sinkhole") + appRules + namesRules})
+		defer r.stop(t)
+		r.listens(t, true)
+		r.wantLookups(t, map[string]outcome{"open.test": answered, "fine.test": answered})
+		if out := r.client.Run(t, "dig", "@::1", "example.test"); !strings.Contains(out, "0.0.0.17") || !strings.Contains(out, "not this site") {
+			t.Errorf("got %s; want the sinkhole with the reason", out)
+		}
+		if out := r.client.Run(t, "dig", "@127.0.0.17", "fine.test"); !strings.Contains(out, "not for dig") {
+			t.Errorf("got %s; want the refusal of dig's own rule", out)
+		}
+		r.wantNoLoop(t)
+	})
+	t.Run("through the stub resolver", func(t *testing.T) {
+		resolved := r.client.Resolved(t, netip.AddrPortFrom(netip.MustParseAddr(nobodyV4), 53))
+		defer resolved.Kill(t)
+		r.client.Etc(t, "resolv.conf", "nameserver "+testnet.ResolvedStub+"\n")
+		r.start(t, settings{rules: ownNameserver("") + namesRules})
+		defer r.stop(t)
+		r.listens(t, true)
+		r.wantLookups(t, all)
+		r.wantNoLoop(t)
+	})
+	t.Run("taken away and given back", func(t *testing.T) {
+		r.client.Etc(t, "resolv.conf", "nameserver "+testnet.ServerV4+"\n")
+		r.start(t, settings{rules: ownNameserver("") + namesRules})
+		defer r.stop(t)
+		r.listens(t, true)
+		r.wantLookups(t, map[string]outcome{"open.test": answered})
+		r.configure(t, settings{rules: "dns: {monitor: false, packets: false}\n" + namesRules})
+		r.cli(t, "reload")
+		r.listens(t, false)
+		if out := r.client.Run(t, "dig", "@"+testnet.ServerV4, "example.test"); !strings.Contains(out, blockedV4) {
+			t.Errorf("got %s; want the server's own answer", out)
+		}
+		r.configure(t, settings{rules: ownNameserver("") + namesRules})
+		r.cli(t, "reload")
+		r.listens(t, true)
+		if out := r.client.Run(t, "dig", "@"+testnet.ServerV4, "example.test"); !strings.Contains(out, "not this site") {
+			t.Errorf("got %s; want a refusal", out)
+		}
+	})
+}
