@@ -155,15 +155,25 @@ func (s *session) askOnce(ctx context.Context, r stamped) (message, error) {
 	}
 	select {
 	case m := <-reply:
-		if refusal, ok := m.body.(errorResp); ok {
-			return m, &DaemonError{Title: refusal.ErrorTitle, Message: refusal.ErrorMessage, Type: refusal.ErrorType}
-		}
-		return m, nil
+		return m, m.refusal()
 	case <-s.ended:
-		return message{}, s.err
+		select {
+		case m := <-reply: // the last thing that the daemon said
+			return m, m.refusal()
+		default:
+			return message{}, s.err
+		}
 	case <-ctx.Done():
 		return message{}, fmt.Errorf("wait for the daemon's answer: %w", context.Cause(ctx))
 	}
+}
+
+// refusal is the error that an answer is, nil if it is none.
+func (m message) refusal() error {
+	if r, ok := m.body.(errorResp); ok {
+		return &DaemonError{Title: r.ErrorTitle, Message: r.ErrorMessage, Type: r.ErrorType}
+	}
+	return nil
 }
 
 // send writes one message.
