@@ -16,7 +16,7 @@ mkdir -p bin
 tests() {
 	local failed=0
 	# -p 2: labs of many packages at once would measure each other.
-	"$go" test -json -race -shuffle=on -p 2 -timeout 14m "$@" || failed=1
+	"$go" test -json -race -shuffle=on -p 2 -timeout 20m "$@" || failed=1
 	# What the race detector would falsify, and those tests therefore skip under it.
 	"$go" test -json -run 'Alloc|Memory' "$@" || failed=1
 	return $failed
