@@ -133,7 +133,7 @@ func (c *verdictCase) check(t *testing.T, s sight) {
 		t.Errorf("got %s after %v; want %s\n%s", s.outcome, s.after, c.expected(), s.output)
 	}
 	// Far below the timeout of a connection attempt, far above what a busy machine needs.
-	const atOnce = 7 * time.Second
+	const atOnce = 3 * time.Second
 	if s.outcome == refused && s.after > atOnce {
 		t.Errorf("refused after %v; want at once", s.after)
 	}

@@ -213,8 +213,7 @@ func (w *tunnel) checkUp(t *testing.T, up, rules string) {
 		t.Fatalf("wg-quick does not route by marks:\n%s", marked)
 	}
 	start := time.Now()
-	// longer than WireGuard waits for the answer to its first handshake (5 s), which a busy machine may need: the one packet waits
-	out, err := w.r.client.Try("ping", "-n", "-c1", "-W12", tunnelAddresses.server[0].String())
+	out, err := w.r.client.Try("ping", "-n", "-c1", "-W4", tunnelAddresses.server[0].String())
 	if err != nil || !w.handshake(t) {
 		t.Errorf("first ping: %v after %v, handshake %v\n%s", err, time.Since(start), w.handshake(t), out)
 	}
