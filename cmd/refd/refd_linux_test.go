@@ -303,7 +303,7 @@ func TestConns(t *testing.T) {
 		Local:    netip.MustParseAddrPort("192.0.2.1:5000"), Remote: netip.MustParseAddrPort("198.51.100.7:443"),
 	}
 	s.Decision = verdict.Decision{Verdict: verdict.Block, Reason: verdict.Reason{Rule: "r1", Text: "not\there"}}
-	f := &fake{page: connstore.Page{Total: 9, Connections: []conn.Snapshot{s}}}
+	f := &fake{page: connstore.Page{Sums: connstore.Sums{Total: 9}, Connections: []conn.Snapshot{s}}}
 	socket := serve(t, f)
 	out, _, err := runCLI(t, socket, "conns", "--app", "evil", "--verdict", "bLock", "--remote", "198.51.100.0/24", "--direction", "out", "--live")
 	require.NoError(t, err)
@@ -353,7 +353,7 @@ func terminal(t *testing.T, rows, columns uint16) (screen, program *os.File) {
 // A watch fits onto its terminal, newest first, and is drawn over itself.
 func TestConnsWatchOnATerminal(t *testing.T) {
 	const rows, columns = 8, 50
-	f := &fake{page: connstore.Page{Total: 30, Connections: make([]conn.Snapshot, 6)}}
+	f := &fake{page: connstore.Page{Sums: connstore.Sums{Total: 30}, Connections: make([]conn.Snapshot, 6)}}
 	for i := range f.page.Connections {
 		f.page.Connections[i] = conn.Snapshot{ID: conn.ID(30 - i), Domain: strings.Repeat("long", 30)}
 	}

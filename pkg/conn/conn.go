@@ -39,14 +39,19 @@ func New(first *Snapshot) *Conn {
 func (c *Conn) State() *Snapshot { return c.snapshot.Load() }
 
 // Snapshot returns a copy of the state with the live figures.
-func (c *Conn) Snapshot() Snapshot {
-	s := *c.snapshot.Load()
+func (c *Conn) Snapshot() Snapshot { return c.WithFigures(c.snapshot.Load()) }
+
+// WithFigures returns a copy of a state of c with the live figures.
+func (c *Conn) WithFigures(state *Snapshot) Snapshot {
+	s := *state
 	s.LastSeen = c.LastSeen()
 	s.Packets = c.packets.Load()
-	s.ReceivedBytes = c.received.Load()
-	s.SentBytes = c.sent.Load()
+	s.ReceivedBytes, s.SentBytes = c.Usage()
 	return s
 }
+
+// Usage returns the bytes that AddUsage added up.
+func (c *Conn) Usage() (received, sent uint64) { return c.received.Load(), c.sent.Load() }
 
 // Update publishes a changed state: change gets a copy to work on. It runs
 // under the connection's writer lock, so it must be short and must not call

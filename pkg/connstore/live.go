@@ -68,7 +68,7 @@ type Live struct {
 	shard  [shards]liveShard
 
 	endedMu sync.Mutex // guards what follows
-	ended   []conn.Snapshot
+	ended   []*conn.Snapshot
 	next    int    // of ended, once it is full
 	total   uint64 // how many were ever appended
 }
@@ -222,11 +222,12 @@ func (l *Live) retireLocked(s *liveShard, c *conn.Conn, at time.Time) {
 	l.endedMu.Lock()
 	defer l.endedMu.Unlock()
 	l.total++
+	last := c.Snapshot()
 	switch {
 	case len(l.ended) < l.cfg.MaxEnded:
-		l.ended = append(l.ended, c.Snapshot())
+		l.ended = append(l.ended, &last)
 	case l.cfg.MaxEnded > 0:
-		l.ended[l.next] = c.Snapshot()
+		l.ended[l.next] = &last
 		l.next = (l.next + 1) % len(l.ended)
 	}
 }
@@ -257,7 +258,7 @@ func (l *Live) Prune(now time.Time) int {
 func (l *Live) pruneEnded(now time.Time) {
 	l.endedMu.Lock()
 	defer l.endedMu.Unlock()
-	tooOld := func(s conn.Snapshot) bool { return now.Sub(s.Ended) >= l.cfg.KeepEnded }
+	tooOld := func(s *conn.Snapshot) bool { return now.Sub(s.Ended) >= l.cfg.KeepEnded }
 	if !slices.ContainsFunc(l.ended, tooOld) {
 		return
 	}

@@ -1,10 +1,9 @@
 package connstore
 
 import (
-	"cmp"
+	"errors"
+	"fmt"
 	"net/netip"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/weirfw/weir/pkg/conn"
@@ -12,35 +11,81 @@ import (
 	"github.com/weirfw/weir/pkg/verdict"
 )
 
-// Query selects connections. A zero field does not restrict; the zero Query
-// selects all, newest first.
+// Query asks a store for connections: which ones, in which order, one by one or in groups, and how they spread over time. Every
+// store of this module answers it in the same way. A zero field does not restrict; the zero Query selects all, newest first. As JSON,
+// the names of choices and of fields are those that their String methods return.
 type Query struct {
+	// IDs selects connections by their numbers.
+	IDs []conn.ID `json:"ids,omitempty"`
+	// Text is a part of the app, the domain or one of its CNAMEs, the rule, or the remote address, in any case.
+	Text string `json:"text,omitempty"`
 	// Verdicts selects connections with one of them.
-	Verdicts []verdict.Verdict
+	Verdicts []verdict.Verdict `json:"verdicts,omitempty"`
 	// App is a part of the process's path or script, in any case.
-	App string
+	App string `json:"app,omitempty"`
 	// PID selects one process.
-	PID int
+	PID int `json:"pid,omitempty"`
 	// Domain is a part of the domain, in any case.
-	Domain string
+	Domain string `json:"domain,omitempty"`
 	// Remote selects remote addresses.
-	Remote netip.Prefix
+	Remote netip.Prefix `json:"remote,omitzero"`
 	// Port selects connections with this local or remote port.
-	Port uint16
+	Port uint16 `json:"port,omitempty"`
 	// Protocols selects connections with one of them.
-	Protocols []packet.Protocol
+	Protocols []packet.Protocol `json:"protocols,omitempty"`
 	// Direction selects one direction.
-	Direction Direction
+	Direction Direction `json:"direction,omitzero"`
 	// Life selects live or ended connections.
-	Life Life
+	Life Life `json:"life,omitzero"`
 	// Rule selects connections that this rule decided.
-	Rule string
-	// Since and Until restrict the start.
-	Since, Until time.Time
-	// Order of the result; newest first by default.
-	Order Order
-	// Offset and Limit take a page; Limit 0 is no limit.
-	Offset, Limit int
+	Rule string `json:"rule,omitempty"`
+	// Since and Until restrict the start: not before Since, and before Until.
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	// Exactly selects connections whose fields have these values, written as in Group.Key. An empty value is one that is not known.
+	Exactly map[Field]string `json:"exactly,omitempty"`
+
+	// GroupBy puts connections together that have the same value there: the answer has groups, and no connections.
+	GroupBy Field `json:"groupBy,omitzero"`
+	// Every is the length of the steps of a time series; 0 is not to make one. A second at least.
+	Every time.Duration `json:"every,omitempty"`
+	// Order of the connections, or of the groups; newest first by default.
+	Order Order `json:"order,omitzero"`
+	// Offset and Limit take a page of connections, or of groups; Limit 0 is no limit.
+	Offset int `json:"offset,omitempty"`
+	Limit  int `json:"limit,omitempty"`
+}
+
+// MaxPoints is the greatest length of a time series. Of a longer one there are the latest points.
+const MaxPoints = 2000
+
+// ErrQuery is wrapped by errors about a query that asks for what does not exist.
+var ErrQuery = errors.New("connstore: bad query")
+
+// Validate says what a store could not answer. The error wraps ErrQuery.
+func (q *Query) Validate() error {
+	switch {
+	case q.Order >= Order(len(orderNames)):
+		return fmt.Errorf("%w: no order %d", ErrQuery, q.Order)
+	case q.Order == MostConnectionsFirst && q.GroupBy == NoField:
+		return fmt.Errorf("%w: %v needs groups", ErrQuery, q.Order)
+	case q.Direction >= Direction(len(directionNames)):
+		return fmt.Errorf("%w: no direction %d", ErrQuery, q.Direction)
+	case q.Life >= Life(len(lifeNames)):
+		return fmt.Errorf("%w: no life %d", ErrQuery, q.Life)
+	case q.GroupBy >= Field(len(fieldNames)):
+		return fmt.Errorf("%w: no field %d to group by", ErrQuery, q.GroupBy)
+	case q.Every != 0 && q.Every < time.Second:
+		return fmt.Errorf("%w: steps of %v: a second at least", ErrQuery, q.Every)
+	case q.Offset < 0 || q.Limit < 0:
+		return fmt.Errorf("%w: offset %d, limit %d: not below 0", ErrQuery, q.Offset, q.Limit)
+	}
+	for f := range q.Exactly {
+		if f == NoField || f >= Field(len(fieldNames)) {
+			return fmt.Errorf("%w: no field %d to compare", ErrQuery, f)
+		}
+	}
+	return nil
 }
 
 // Direction selects connections by direction.
@@ -63,126 +108,37 @@ const (
 	OnlyEnded
 )
 
-// Order sorts a result.
+// Order sorts an answer.
 type Order uint8
 
-// The choices of Query.Order. Equal ones are in the order of their ids.
+// The choices of Query.Order. Connections that are equal are newest first, groups by their key. A group is as new as its newest
+// connection, and as old as its oldest.
 const (
 	NewestFirst Order = iota
 	OldestFirst
 	MostBytesFirst
 	LastSeenFirst
+	// MostConnectionsFirst is for groups.
+	MostConnectionsFirst
 )
 
-// matches reports whether s is selected.
-func (q *Query) matches(s *conn.Snapshot) bool {
-	return q.matchesKind(s) && q.matchesWho(s) && q.matchesRemote(s) &&
-		(q.Since.IsZero() || !s.Started.Before(q.Since)) &&
-		(q.Until.IsZero() || s.Started.Before(q.Until))
-}
+// Field is something that connections can have in common.
+type Field uint8
 
-func (q *Query) matchesKind(s *conn.Snapshot) bool {
-	return (len(q.Verdicts) == 0 || slices.Contains(q.Verdicts, s.Decision.Verdict)) &&
-		(len(q.Protocols) == 0 || slices.Contains(q.Protocols, s.Tuple.Protocol)) &&
-		(q.Rule == "" || q.Rule == s.Decision.Reason.Rule) &&
-		(q.Direction == AnyDirection || (q.Direction == OnlyInbound) == (s.Direction == packet.Inbound)) &&
-		(q.Life == LiveAndEnded || (q.Life == OnlyLive) == s.Live())
-}
-
-func (q *Query) matchesWho(s *conn.Snapshot) bool {
-	if q.PID != 0 && (s.Process == nil || s.Process.PID != q.PID) {
-		return false
-	}
-	if q.App == "" {
-		return true
-	}
-	return s.Process != nil && (containsFold(s.Process.Path, q.App) || containsFold(s.Process.Script, q.App))
-}
-
-func (q *Query) matchesRemote(s *conn.Snapshot) bool {
-	return (q.Domain == "" || containsFold(s.Domain, q.Domain)) &&
-		(!q.Remote.IsValid() || q.Remote.Contains(s.Tuple.Remote.Addr())) &&
-		(q.Port == 0 || s.Tuple.Local.Port() == q.Port || s.Tuple.Remote.Port() == q.Port)
-}
-
-func containsFold(s, part string) bool {
-	return strings.Contains(strings.ToLower(s), strings.ToLower(part))
-}
-
-// Page is the answer to a Query.
-type Page struct {
-	// Total is how many connections the query selects, on all pages.
-	Total int `json:"total"`
-	// ByVerdict counts them.
-	ByVerdict map[verdict.Verdict]int `json:"byVerdict"`
-	// Connections are those of the page.
-	Connections []conn.Snapshot `json:"connections"`
-}
-
-// Query answers q. A connection that ends meanwhile is in the answer once.
-func (l *Live) Query(q Query) Page {
-	all := l.collect(&q)
-	p := Page{Total: len(all), ByVerdict: map[verdict.Verdict]int{}, Connections: []conn.Snapshot{}}
-	order := make([]*conn.Snapshot, len(all))
-	for i := range all {
-		p.ByVerdict[all[i].Decision.Verdict]++
-		order[i] = &all[i]
-	}
-	slices.SortFunc(order, q.Order.compare)
-	order = order[min(max(q.Offset, 0), len(order)):]
-	if q.Limit > 0 {
-		order = order[:min(q.Limit, len(order))]
-	}
-	for _, s := range order {
-		p.Connections = append(p.Connections, *s)
-	}
-	return p
-}
-
-// collect returns what q selects, in no order.
-func (l *Live) collect(q *Query) []conn.Snapshot {
-	var all []conn.Snapshot
-	l.endedMu.Lock()
-	before := l.total
-	l.endedMu.Unlock()
-	if q.Life != OnlyEnded {
-		l.Range(func(c *conn.Conn) bool {
-			if s := c.Snapshot(); q.matches(&s) {
-				all = append(all, s)
-			}
-			return true
-		})
-	}
-	if q.Life == OnlyLive {
-		return all
-	}
-	l.endedMu.Lock()
-	defer l.endedMu.Unlock()
-	if l.total != before {
-		// some may have ended since they were taken for live ones
-		ended := make(map[conn.ID]bool, len(l.ended))
-		for i := range l.ended {
-			ended[l.ended[i].ID] = true
-		}
-		all = slices.DeleteFunc(all, func(s conn.Snapshot) bool { return ended[s.ID] })
-	}
-	for i := range l.ended {
-		if q.matches(&l.ended[i]) {
-			all = append(all, l.ended[i])
-		}
-	}
-	return all
-}
-
-func (o Order) compare(a, b *conn.Snapshot) int {
-	switch o {
-	case OldestFirst:
-		return cmp.Compare(a.ID, b.ID)
-	case MostBytesFirst:
-		return cmp.Or(cmp.Compare(b.ReceivedBytes+b.SentBytes, a.ReceivedBytes+a.SentBytes), cmp.Compare(b.ID, a.ID))
-	case LastSeenFirst:
-		return cmp.Or(b.LastSeen.Compare(a.LastSeen), cmp.Compare(b.ID, a.ID))
-	case NewestFirst:
-	}
-	return cmp.Compare(b.ID, a.ID)
-}
+// The fields.
+const (
+	NoField Field = iota
+	// ByApp is the script that an interpreter runs, or else the executable.
+	ByApp
+	ByDomain
+	// ByAddress and ByPort are the remote ones. Without ports, as in ICMP, the port is unknown.
+	ByAddress
+	ByPort
+	ByVerdict
+	ByProtocol
+	ByDirection
+	// ByRule is the id of the rule that decided.
+	ByRule
+	// ByInterface is the name of the interface that a split connection leaves by.
+	ByInterface
+)

@@ -1,136 +1,113 @@
 package connstore_test
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/connstore/connstoretest"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/verdict"
 )
 
-// five are connections 1 to 5; 4 and 5 have ended.
-func five(t *testing.T) *connstore.Live {
+// live is a store with these connections.
+func live(t *testing.T, all []conn.Snapshot) *connstore.Live {
 	t.Helper()
-	l := connstore.NewLive(connstore.Config{})
-	for n, s := range []conn.Snapshot{
-		{
-			Tuple:    packet.Tuple{Local: netip.MustParseAddrPort("10.0.0.1:5001"), Remote: netip.MustParseAddrPort("198.51.100.7:443"), Protocol: packet.TCP},
-			Process:  &conn.Process{PID: 11, Path: "/usr/bin/Curl"},
-			Domain:   "www.Example.org",
-			Decision: verdict.Decision{Verdict: verdict.Accept, Reason: verdict.Reason{Rule: "web"}},
-		},
-		{
-			Tuple:    packet.Tuple{Local: netip.MustParseAddrPort("10.0.0.1:5002"), Remote: netip.MustParseAddrPort("198.51.100.8:53"), Protocol: packet.UDP},
-			Process:  &conn.Process{PID: 12, Path: "/usr/bin/python3", Script: "/srv/fetch.py"},
-			Decision: verdict.Decision{Verdict: verdict.Block},
-		},
-		{
-			Tuple:     packet.Tuple{Local: netip.MustParseAddrPort("[2001:db8::1]:443"), Remote: netip.MustParseAddrPort("[2001:db8:1::9]:5003"), Protocol: packet.TCP},
-			Direction: packet.Inbound,
-			Decision:  verdict.Decision{Verdict: verdict.Drop, Reason: verdict.Reason{Rule: "no-in"}},
-		},
-		{
-			Tuple:    packet.Tuple{Local: netip.MustParseAddrPort("10.0.0.1:5004"), Remote: netip.MustParseAddrPort("203.0.113.5:443"), Protocol: packet.TCP},
-			Process:  &conn.Process{PID: 11, Path: "/usr/bin/Curl"},
-			Decision: verdict.Decision{Verdict: verdict.RerouteToSplitTun},
-		},
-		{
-			Tuple:    packet.Tuple{Local: netip.MustParseAddrPort("10.0.0.1:5005"), Remote: netip.MustParseAddrPort("203.0.113.5:0"), Protocol: packet.ICMP},
-			Decision: verdict.Decision{Verdict: verdict.Accept},
-		},
-	} {
-		s.Started = after(time.Duration(n+1) * time.Minute)
-		c, _ := l.GetOrAdd(s.Tuple, func() *conn.Snapshot { return &s })
-		c.AddUsage(uint64(100*(n%3)), 1)
-		c.Saw(&packet.Info{Seen: after(time.Duration(10-n) * time.Hour)})
-		if n >= 3 {
-			l.End(s.Tuple, after(20*time.Hour))
+	l := connstore.NewLive(connstore.Config{MaxEnded: len(all) + 1})
+	for _, s := range all {
+		first := s
+		first.Ended = time.Time{}
+		c, added := l.GetOrAdd(s.Tuple, func() *conn.Snapshot { return &first })
+		if !added || c.State().ID != s.ID {
+			t.Fatalf("connection %d is there as %d", s.ID, c.State().ID)
+		}
+		c.AddUsage(s.ReceivedBytes, s.SentBytes)
+		for range s.Packets {
+			c.Saw(&packet.Info{Seen: s.LastSeen})
+		}
+		if !s.Live() {
+			l.End(s.Tuple, s.Ended)
 		}
 	}
 	return l
 }
 
-func ids(p connstore.Page) (got []int) {
-	for _, s := range p.Connections {
-		got = append(got, int(s.ID))
-	}
-	return got
+func TestConformance(t *testing.T) {
+	connstoretest.Conformance(t, func(t *testing.T, all []conn.Snapshot) connstoretest.Ask {
+		t.Helper()
+		l := live(t, all)
+		return func(q connstore.Query) (connstore.Page, error) { return l.Query(q), nil }
+	})
 }
 
-func TestQuery(t *testing.T) {
-	l := five(t)
-	for _, tt := range []struct {
-		name string
-		q    connstore.Query
-		want []int
-	}{
-		{"all, newest first", connstore.Query{}, []int{5, 4, 3, 2, 1}},
-		{"oldest first", connstore.Query{Order: connstore.OldestFirst}, []int{1, 2, 3, 4, 5}},
-		{"most bytes, then newest", connstore.Query{Order: connstore.MostBytesFirst}, []int{3, 5, 2, 4, 1}},
-		{"last seen", connstore.Query{Order: connstore.LastSeenFirst}, []int{1, 2, 3, 4, 5}},
-		{"verdict", connstore.Query{Verdicts: []verdict.Verdict{verdict.Accept}}, []int{5, 1}},
-		{"split tunneled", connstore.Query{Verdicts: []verdict.Verdict{verdict.RerouteToSplitTun, verdict.Drop}}, []int{4, 3}},
-		{"app, any case", connstore.Query{App: "cURL"}, []int{4, 1}},
-		{"script", connstore.Query{App: "fetch"}, []int{2}},
-		{"pid", connstore.Query{PID: 11}, []int{4, 1}},
-		{"domain", connstore.Query{Domain: "example.ORG"}, []int{1}},
-		{"network", connstore.Query{Remote: netip.MustParsePrefix("198.51.100.0/24")}, []int{2, 1}},
-		{"network6", connstore.Query{Remote: netip.MustParsePrefix("2001:db8:1::/48")}, []int{3}},
-		{"port of either side", connstore.Query{Port: 443}, []int{4, 3, 1}},
-		{"protocol", connstore.Query{Protocols: []packet.Protocol{packet.UDP, packet.ICMP}}, []int{5, 2}},
-		{"out", connstore.Query{Direction: connstore.OnlyOutbound}, []int{5, 4, 2, 1}},
-		{"in", connstore.Query{Direction: connstore.OnlyInbound}, []int{3}},
-		{"live", connstore.Query{Life: connstore.OnlyLive}, []int{3, 2, 1}},
-		{"ended", connstore.Query{Life: connstore.OnlyEnded}, []int{5, 4}},
-		{"rule", connstore.Query{Rule: "web"}, []int{1}},
-		{"since", connstore.Query{Since: after(4 * time.Minute)}, []int{5, 4}},
-		{"until", connstore.Query{Until: after(2 * time.Minute)}, []int{1}},
-		{"both", connstore.Query{PID: 11, Life: connstore.OnlyLive}, []int{1}},
-		{"none", connstore.Query{PID: 99}, nil},
+func TestValidate(t *testing.T) {
+	for _, q := range []connstore.Query{
+		{Order: 9}, {Order: connstore.MostConnectionsFirst}, {Direction: 3}, {Life: 3}, {GroupBy: 99}, {Every: time.Millisecond}, {Every: -time.Second},
+		{Offset: -1}, {Limit: -1}, {Exactly: map[connstore.Field]string{connstore.NoField: ""}}, {Exactly: map[connstore.Field]string{99: "x"}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			p := l.Query(tt.q)
-			if got := ids(p); !slices.Equal(got, tt.want) || p.Total != len(tt.want) {
-				t.Errorf("got %v of %d; want %v", got, p.Total, tt.want)
-			}
-			if p.Connections == nil || p.ByVerdict == nil {
-				t.Error("got null in JSON")
-			}
-		})
+		if err := q.Validate(); !errors.Is(err, connstore.ErrQuery) {
+			t.Errorf("%+v: got %v; want ErrQuery", q, err)
+		}
+	}
+	for _, q := range []connstore.Query{{}, {Order: connstore.MostConnectionsFirst, GroupBy: connstore.ByApp, Every: time.Second, Limit: 3}} {
+		if err := q.Validate(); err != nil {
+			t.Errorf("%+v: got %v", q, err)
+		}
 	}
 }
 
-// Pages count everything that is selected, whatever they show of it.
-func TestPages(t *testing.T) {
-	l := five(t)
-	for _, tt := range []struct {
-		offset, limit int
-		want          []int
-	}{
-		{0, 2, []int{5, 4}},
-		{2, 2, []int{3, 2}},
-		{4, 2, []int{1}},
-		{5, 2, nil},
-		{99, 0, nil},
-		{-3, 1, []int{5}},
-		{3, 0, []int{2, 1}},
-		{0, -1, []int{5, 4, 3, 2, 1}},
-	} {
-		t.Run(fmt.Sprint(tt.offset, tt.limit), func(t *testing.T) {
-			p := l.Query(connstore.Query{Offset: tt.offset, Limit: tt.limit})
-			if got := ids(p); !slices.Equal(got, tt.want) {
-				t.Errorf("got %v; want %v", got, tt.want)
-			}
-			by := p.ByVerdict
-			if p.Total != 5 || by[verdict.Accept] != 2 || by[verdict.Block] != 1 || by[verdict.Drop] != 1 || by[verdict.RerouteToSplitTun] != 1 || len(by) != 4 {
-				t.Errorf("got %d, %v; want 5 by verdict", p.Total, by)
-			}
-		})
+// Programs in other languages write queries, and read answers.
+func TestJSON(t *testing.T) {
+	in := `{"verdicts":["RerouteToSplitTun"],"remote":"10.0.0.0/8","direction":"out","life":"live","exactly":{"app":"/bin/a"},` +
+		`"groupBy":"domain","every":60000000000,"order":"most-bytes","limit":5}`
+	var q connstore.Query
+	if err := json.Unmarshal([]byte(in), &q); err != nil {
+		t.Fatal(err)
+	}
+	want := connstore.Query{
+		Verdicts: []verdict.Verdict{verdict.RerouteToSplitTun}, Remote: netip.MustParsePrefix("10.0.0.0/8"), Direction: connstore.OnlyOutbound,
+		Life: connstore.OnlyLive, Exactly: map[connstore.Field]string{connstore.ByApp: "/bin/a"}, GroupBy: connstore.ByDomain, Every: time.Minute,
+		Order: connstore.MostBytesFirst, Limit: 5,
+	}
+	if !reflect.DeepEqual(q, want) {
+		t.Errorf("got %+v; want %+v", q, want)
+	}
+	if out, err := json.Marshal(q); err != nil || string(out) != in {
+		t.Errorf("got %s, %v; want %s", out, err, in)
+	}
+	for _, bad := range []string{`{"order":"biggest"}`, `{"direction":"up"}`, `{"life":"dead"}`, `{"groupBy":"colour"}`, `{"exactly":{"colour":"red"}}`} {
+		if err := json.Unmarshal([]byte(bad), &q); !errors.Is(err, connstore.ErrQuery) {
+			t.Errorf("%s: got %v; want ErrQuery", bad, err)
+		}
+	}
+	if out, err := json.Marshal(connstore.Query{}); err != nil || string(out) != "{}" {
+		t.Errorf("got %s, %v; want {}", out, err)
+	}
+}
+
+// A series that is too long keeps its end.
+func TestLongSeries(t *testing.T) {
+	all := connstoretest.Sample(2, 1)
+	all[1].Started = all[0].Started.Add(10 * connstore.MaxPoints * time.Second)
+	p := live(t, all).Query(connstore.Query{Every: time.Second})
+	if n := len(p.Series); n != connstore.MaxPoints || p.Series[n-1].Total != 1 || p.Series[0].Total != 0 || !p.Series[n-1].Start.Equal(all[1].Started.Truncate(time.Second)) {
+		t.Errorf("got %d points, %+v to %+v; want the latest %d", n, p.Series[0], p.Series[n-1], connstore.MaxPoints)
+	}
+}
+
+func TestSums(t *testing.T) {
+	s := connstore.Sums{ByVerdict: map[verdict.Verdict]int{}}
+	for _, v := range verdict.All() {
+		s.ByVerdict[v] = 1 << v
+	}
+	if a, r := s.Allowed(), s.Refused(); a != 1<<2+1<<5+1<<6+1<<8 || r != 1<<3+1<<4+1<<7 {
+		t.Errorf("got %b allowed, %b refused; want verdicts 2, 5, 6, 8, and 3, 4, 7", a, r)
 	}
 }
 

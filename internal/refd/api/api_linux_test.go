@@ -40,7 +40,7 @@ func (f *fake) Status(context.Context) (api.Status, error) {
 
 func (f *fake) Connections(_ context.Context, q connstore.Query) (connstore.Page, error) {
 	f.query = q
-	return connstore.Page{Total: 3}, nil
+	return connstore.Page{Sums: connstore.Sums{Total: 3}}, nil
 }
 
 func (f *fake) Pause(_ context.Context, d time.Duration) error {

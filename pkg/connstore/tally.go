@@ -1,0 +1,267 @@
+package connstore
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/verdict"
+)
+
+// Row is what of a connection matters to order, sums and series.
+type Row struct {
+	ID conn.ID
+	// Ref is for the store: where it finds the rest of the connection.
+	Ref     int
+	Verdict verdict.Verdict
+	// Started and LastSeen are in nanoseconds since 1970, 0 if unknown.
+	Started, LastSeen        int64
+	ReceivedBytes, SentBytes uint64
+}
+
+// Tally makes the answer to a query out of the rows that it selects. It is what stores have in common, and only matters to somebody
+// who writes another one. It is for one goroutine.
+type Tally struct {
+	query  Query
+	sums   sums
+	rows   []Row // a heap with the last one of the page on top, if room is not 0
+	room   int
+	groups []group
+	byKey  map[string]int
+	series map[int64]*sums
+}
+
+type sums struct {
+	n              [verdict.NumVerdicts]int
+	total          int
+	received, sent uint64
+}
+
+type group struct {
+	key string
+	sums
+	first, last, seen int64
+}
+
+// NewTally returns a tally for q, without a row.
+func NewTally(q *Query) *Tally {
+	t := &Tally{query: *q, byKey: map[string]int{}}
+	if t.query.Offset < 0 {
+		t.query.Offset = 0
+	}
+	if q.Limit > 0 && t.query.Offset+q.Limit > 0 { // or there are too many to count
+		t.room = t.query.Offset + q.Limit
+	}
+	if q.Every > 0 {
+		t.series = map[int64]*sums{}
+	}
+	return t
+}
+
+// Group returns the number of the group with that key.
+func (t *Tally) Group(key string) int {
+	n, ok := t.byKey[key]
+	if !ok {
+		n = len(t.groups)
+		t.byKey[key] = n
+		t.groups = append(t.groups, group{key: key})
+	}
+	return n
+}
+
+// Add adds a row that the query selects. group is its number by Group, and does not matter if the query does not ask for groups.
+func (t *Tally) Add(r *Row, group int) {
+	t.sums.add(r)
+	if t.series != nil {
+		step := floorDiv(r.Started, int64(t.query.Every))
+		s := t.series[step]
+		if s == nil {
+			s = &sums{}
+			t.series[step] = s
+		}
+		s.add(r)
+	}
+	if t.query.GroupBy == NoField {
+		t.keep(r)
+		return
+	}
+	g := &t.groups[group]
+	if g.total == 0 || r.Started < g.first {
+		g.first = r.Started
+	}
+	if g.total == 0 || r.Started > g.last {
+		g.last = r.Started
+	}
+	g.seen = max(g.seen, r.LastSeen)
+	g.add(r)
+}
+
+func (s *sums) add(r *Row) {
+	if r.Verdict.Valid() {
+		s.n[r.Verdict]++
+	}
+	s.total++
+	s.received += r.ReceivedBytes
+	s.sent += r.SentBytes
+}
+
+// keep keeps r if it may be on the page.
+func (t *Tally) keep(r *Row) {
+	switch {
+	case t.room == 0:
+		t.rows = append(t.rows, *r)
+	case len(t.rows) < t.room:
+		t.rows = append(t.rows, *r)
+		t.up(len(t.rows) - 1)
+	case t.query.Order.compare(r, &t.rows[0]) < 0:
+		t.rows[0] = *r
+		t.down()
+	}
+}
+
+// after reports whether row i comes after row k on the page.
+func (t *Tally) after(i, k int) bool { return t.query.Order.compare(&t.rows[i], &t.rows[k]) > 0 }
+
+func (t *Tally) up(i int) {
+	for i > 0 && t.after(i, (i-1)/2) {
+		t.rows[i], t.rows[(i-1)/2] = t.rows[(i-1)/2], t.rows[i]
+		i = (i - 1) / 2
+	}
+}
+
+func (t *Tally) down() {
+	for i := 0; ; {
+		child := 2*i + 1
+		if child+1 < len(t.rows) && t.after(child+1, child) {
+			child++
+		}
+		if child >= len(t.rows) || !t.after(child, i) {
+			return
+		}
+		t.rows[i], t.rows[child] = t.rows[child], t.rows[i]
+		i = child
+	}
+}
+
+// Page returns the rows of the page, in order, and the rest of the answer, whose Connections are for the store to append. It ends the
+// tally.
+func (t *Tally) Page() (rows []Row, p Page) {
+	p = Page{Sums: t.sums.public(), Connections: []conn.Snapshot{}, Series: t.points()}
+	if t.query.GroupBy != NoField {
+		p.TotalGroups = len(t.groups)
+		p.Groups = t.pageOfGroups()
+		return nil, p
+	}
+	slices.SortFunc(t.rows, func(a, b Row) int { return t.query.Order.compare(&a, &b) })
+	return cut(t.rows, &t.query), p
+}
+
+// cut takes the page out of what is in order.
+func cut[T any](all []T, q *Query) []T {
+	all = all[min(q.Offset, len(all)):]
+	if q.Limit > 0 {
+		all = all[:min(q.Limit, len(all))]
+	}
+	return all
+}
+
+func (t *Tally) pageOfGroups() []Group {
+	slices.SortFunc(t.groups, func(a, b group) int { return t.query.Order.compareGroups(&a, &b) })
+	page := []Group{}
+	for _, g := range cut(t.groups, &t.query) {
+		page = append(page, Group{Key: g.key, Sums: g.public(), First: moment(g.first), Last: moment(g.last), LastSeen: moment(g.seen)})
+	}
+	return page
+}
+
+func (t *Tally) points() []Point {
+	if len(t.series) == 0 {
+		return nil
+	}
+	var first, last int64
+	begun := false
+	for step := range t.series {
+		if !begun || step < first {
+			first = step
+		}
+		if !begun || step > last {
+			last = step
+		}
+		begun = true
+	}
+	first = max(first, last-MaxPoints+1)
+	all := make([]Point, 0, last-first+1)
+	for step := first; step <= last; step++ {
+		s := t.series[step]
+		if s == nil {
+			s = &sums{}
+		}
+		all = append(all, Point{Start: time.Unix(0, step*int64(t.query.Every)).UTC(), Sums: s.public()})
+	}
+	return all
+}
+
+func (s *sums) public() Sums {
+	out := Sums{Total: s.total, ByVerdict: map[verdict.Verdict]int{}, ReceivedBytes: s.received, SentBytes: s.sent}
+	for v, n := range s.n {
+		if n > 0 {
+			out.ByVerdict[verdict.Verdict(v)] = n
+		}
+	}
+	return out
+}
+
+func (o Order) compare(a, b *Row) int {
+	switch o {
+	case OldestFirst:
+		return cmp.Compare(a.ID, b.ID)
+	case MostBytesFirst:
+		return cmp.Or(cmp.Compare(b.ReceivedBytes+b.SentBytes, a.ReceivedBytes+a.SentBytes), cmp.Compare(b.ID, a.ID))
+	case LastSeenFirst:
+		return cmp.Or(cmp.Compare(b.LastSeen, a.LastSeen), cmp.Compare(b.ID, a.ID))
+	case NewestFirst, MostConnectionsFirst:
+	}
+	return cmp.Compare(b.ID, a.ID)
+}
+
+func (o Order) compareGroups(a, b *group) int {
+	first := 0
+	switch o {
+	case NewestFirst:
+		first = cmp.Compare(b.last, a.last)
+	case OldestFirst:
+		first = cmp.Compare(a.first, b.first)
+	case MostBytesFirst:
+		first = cmp.Compare(b.received+b.sent, a.received+a.sent)
+	case LastSeenFirst:
+		first = cmp.Compare(b.seen, a.seen)
+	case MostConnectionsFirst:
+		first = cmp.Compare(b.total, a.total)
+	}
+	return cmp.Or(first, cmp.Compare(a.key, b.key))
+}
+
+// Stamp returns t as a Row has it.
+func Stamp(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+// moment is the other way round.
+func moment(stamp int64) time.Time {
+	if stamp == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, stamp).UTC()
+}
+
+func floorDiv(n, by int64) int64 {
+	q := n / by
+	if n%by < 0 {
+		q--
+	}
+	return q
+}
