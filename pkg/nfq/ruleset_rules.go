@@ -123,6 +123,7 @@ func (b builder) filter() table {
 		}},
 		{name: b.chain("V"), rules: b.verdicts()},
 		{name: b.chain("OUT"), from: "OUTPUT", rules: append(b.found(noOwner), []string{
+			b.settled(),
 			packetMark(b.m.Accept) + " -j RETURN",
 			connMark(b.m.AcceptFinal) + " -j ACCEPT",
 			packetMark(b.m.AcceptFinal) + " -j CONNMARK --save-mark",
@@ -130,6 +131,7 @@ func (b builder) filter() table {
 			"-j " + b.chain("V"),
 		}...)},
 		{name: b.chain("IN"), from: "INPUT", rules: append(b.found(""), []string{
+			b.settled(),
 			packetMark(b.m.Accept) + " -j RETURN",
 			connMark(b.m.AcceptFinal) + " -j ACCEPT",
 			"-j " + b.chain("V"),
@@ -145,6 +147,12 @@ func (b builder) filter() table {
 		t.chains = append([]chain{{name: b.chain("N"), rules: rules}}, t.chains...)
 	}
 	return t
+}
+
+// settled lets nearly every packet go at once: those of accepted connections, which carry no mark of their own. It is the first rule
+// wherever such a packet would return in the end, because every packet pays for each rule that it meets.
+func (b builder) settled() string {
+	return packetMark(0) + " " + connMark(b.m.AcceptAlways) + " -j RETURN"
 }
 
 // found sends accepted neighbour discovery to N: what a router has forwarded has another hop limit.
@@ -307,7 +315,7 @@ func (b builder) postrouting() []string {
 }
 
 func (b builder) output() []string {
-	rules := []string{b.n.icmp + " " + b.n.admin + noOwner + " -g " + b.chain("E")}
+	rules := []string{b.settled(), b.n.icmp + " " + b.n.admin + noOwner + " -g " + b.chain("E")}
 	for _, kind := range b.n.neighbours[0] {
 		to := b.chain("E")
 		if slices.Contains(b.n.reach, kind) {
@@ -338,7 +346,7 @@ func (b builder) output() []string {
 }
 
 func (b builder) input() []string {
-	rules := []string{"-i lo " + b.n.icmp + " " + b.n.admin + " -g " + b.chain("E")}
+	rules := []string{b.settled(), "-i lo " + b.n.icmp + " " + b.n.admin + " -g " + b.chain("E")}
 	for _, kind := range b.n.neighbours[1] {
 		rules = append(rules, b.n.icmp+" "+kind+" -m hl --hl-eq 255 -g "+b.chain("E"))
 	}
