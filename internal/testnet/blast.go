@@ -24,6 +24,7 @@ type Blast struct {
 	For   time.Duration  // required: at most a minute
 	Size  int            // bytes of payload; default 64
 	Mark  int            // SO_MARK; default none
+	First func()         // optional: called once, after the first packets have left or were refused
 }
 
 // BlastResult tells what became of the packets. Sent and Refused add up to Rate times For, unless ctx ended or the machine
@@ -51,6 +52,9 @@ func (b Blast) run(ctx context.Context) (BlastResult, error) {
 	b.Ports = max(b.Ports, 1)
 	if b.Size == 0 {
 		b.Size = 64
+	}
+	if b.First == nil {
+		b.First = func() {}
 	}
 	return blast(ctx, b)
 }

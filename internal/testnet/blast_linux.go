@@ -47,6 +47,9 @@ func blast(ctx context.Context, b Blast) (BlastResult, error) {
 			case !errors.Is(err, unix.EINTR): // the runtime interrupts threads with signals
 				return result, fmt.Errorf("sendmmsg: %w", err)
 			}
+			if done == 0 && sent > 0 {
+				b.First()
+			}
 			done += sent
 		}
 		time.Sleep(500 * time.Microsecond)

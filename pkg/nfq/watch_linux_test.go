@@ -74,7 +74,8 @@ func (r *rig) sourceOf(t *testing.T, policy intercept.Handler) (h *host, stop fu
 	return s.active.host.(*host), stop
 }
 
-// flood sends 20,000 forbidden packets a second, half of them over each family, until the function that it returns is called.
+// flood sends 20,000 forbidden packets a second, half of them over each family, from when it returns until the function that it
+// returns is called.
 // That fails the test if one of them arrived.
 func (r *rig) flood(t *testing.T) (stop func()) {
 	t.Helper()
@@ -82,16 +83,22 @@ func (r *rig) flood(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	results := make([]testnet.BlastResult, 2)
+	underWay := make(chan struct{}, len(results)) // or over
 	for i, f := range []family{family4, family6} {
 		wg.Go(func() {
+			begun := sync.OnceFunc(func() { underWay <- struct{}{} })
+			defer begun()
 			var err error
 			results[i], err = testnet.BlastHere(ctx, t, testnet.Blast{
-				To: netip.AddrPortFrom(serverAddr(f), forbiddenPort), Rate: 10_000, For: time.Minute,
+				To: netip.AddrPortFrom(serverAddr(f), forbiddenPort), Rate: 10_000, For: time.Minute, First: begun,
 			})
 			if err != nil {
 				t.Error(err)
 			}
 		})
+	}
+	for range results {
+		<-underWay
 	}
 	return sync.OnceFunc(func() {
 		cancel()
