@@ -60,19 +60,7 @@ func MachineSnapshot(t testutil.TB) string {
 func snapshot(t testutil.TB, run func(string, ...string) (string, error), do func(func() error) error) string {
 	t.Helper()
 	var text strings.Builder
-	for _, command := range snapshotCommands {
-		fmt.Fprintf(&text, "== %s\n", strings.Join(command, " "))
-		// Warnings come in the middle of lines, and not each time: of missing names for labels, of namespaces that go away.
-		out, err := run("sh", append([]string{"-c", `exec "$@" 2>/dev/null`, "sh"}, command...)...)
-		switch {
-		case err != nil && missing(command[0]):
-			out = "(not installed)\n"
-		case err != nil:
-			loud, _ := run(command[0], command[1:]...) //nolint:errcheck // it has failed before; now for its words
-			t.Fatalf("snapshot: %v\n%s", err, loud)
-		}
-		text.WriteString(withoutNoise(out))
-	}
+	text.WriteString(withoutNoise(snapshotPrograms(t, run)))
 	err := do(func() error {
 		for _, file := range snapshotFiles {
 			// Absent when the kernel has no legacy tables, and then there is nothing to compare.
@@ -88,6 +76,31 @@ func snapshot(t testutil.TB, run func(string, ...string) (string, error), do fun
 		t.Fatalf("snapshot: %v", err)
 	}
 	return text.String()
+}
+
+// snapshotPrograms runs the commands in one go: entering a namespace for each would cost more than they do.
+func snapshotPrograms(t testutil.TB, run func(string, ...string) (string, error)) string {
+	t.Helper()
+	var script strings.Builder
+	for _, command := range snapshotCommands {
+		line := strings.Join(command, " ")
+		fmt.Fprintf(&script, "echo '== %s'\n", line)
+		if missing(command[0]) {
+			script.WriteString("echo '(not installed)'\n")
+			continue
+		}
+		// Warnings come in the middle of lines, and not each time: of missing names for labels, of namespaces that go away.
+		fmt.Fprintf(&script, "%s 2>/dev/null || exit\n", line)
+	}
+	out, err := run("sh", "-c", script.String())
+	if err != nil {
+		last := out[strings.LastIndex(out, "== ")+len("== "):]
+		line, _, _ := strings.Cut(last, "\n")
+		words := strings.Fields(line)
+		loud, _ := run(words[0], words[1:]...) //nolint:errcheck // it has failed before; now for its words
+		t.Fatalf("snapshot: %s: %v\n%s", line, err, loud)
+	}
+	return out
 }
 
 // missing says whether a program is not installed.
