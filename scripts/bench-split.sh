@@ -5,8 +5,9 @@
 #
 # TESTs are those of the harness, by default tcp1 tcp1r tcp8 rr crr1 crr8 urr ue64 ue64x4 ue1200; about 30 minutes with three
 # rounds. SPLITBENCH is the directory of the harness, whose README tells what the tests and paths are. Paths: A direct without a
-# packet filter, Act direct with conntrack, queue the kernel engine's rules with a program that marks first packets and decides nothing,
-# and refd with the engines none (which only decides), kroute and proxy.
+# packet filter, Act direct with conntrack, D and Ctp the prototypes of the kernel engine and of the proxy, which tell the app in the
+# kernel by its cgroup and decide nothing, queue the rules of D with a program that marks first packets and looks at nothing, and
+# refd with the engines none (which only decides), kroute and proxy.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -53,7 +54,7 @@ sleep 1
 declare -A name=([queue]=queue [none]=refd-none [kroute]=refd-kroute [proxy]=refd-proxy)
 for round in $(seq "$rounds"); do
 	for family in $families; do
-		OUT=results.txt TESTS=$tests ./bench.sh "$round" "$family" A Act
+		OUT=results.txt TESTS=$tests ./bench.sh "$round" "$family" A Act D Ctp
 		for engine in queue none kroute proxy; do
 			# the harness calls any other proxy path B
 			SPLIT_ENGINE=$engine PEER=$work/peer.sh OUT=engine.txt TESTS=$tests \
