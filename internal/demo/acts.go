@@ -19,6 +19,7 @@ type act struct {
 	saw      outcome
 	decision verdict.Verdict
 	rule     string // "" if a default decides
+	by       string // the interface that it leaves by, where client has two; "" if nothing may leave
 }
 
 // scene is acts under a heading.
@@ -74,6 +75,12 @@ func (a act) seconds() string {
 
 func (a act) comesTo(saw outcome, decision verdict.Verdict, rule string) act {
 	a.saw, a.decision, a.rule = saw, decision, rule
+	return a
+}
+
+// leaves says by which interface packets have to leave, and they alone.
+func (a act) leaves(by string) act {
+	a.by = by
 	return a
 }
 

@@ -54,8 +54,8 @@ type daemon struct {
 	proc   *testnet.Process // nil while none runs
 }
 
-func newDaemon(s *stage, n *network) *daemon {
-	d := &daemon{s: s, host: n.client, dir: n.lab.Dir(), binary: n.lab.Program(s, "github.com/weirfw/weir/cmd/refd")}
+func newDaemon(s *stage, lab *testnet.Lab, host *testnet.Host) *daemon {
+	d := &daemon{s: s, host: host, dir: lab.Dir(), binary: lab.Program(s, "github.com/weirfw/weir/cmd/refd")}
 	d.client = api.NewClient(d.socket())
 	path, err := exec.LookPath("curl")
 	if err == nil {
@@ -76,8 +76,13 @@ func (d *daemon) policy(curlRules string) string { return fmt.Sprintf(policy, d.
 
 // configure writes the configuration; settings are more lines of it.
 func (d *daemon) configure(curlRules string, settings ...string) {
-	text := fmt.Sprintf("mode: enforce\non_exit: open\napi: {socket: %s}\nnetfilter: {state_dir: %s}\n%s\n%s",
-		d.socket(), filepath.Join(d.dir, "state"), strings.Join(settings, "\n"), d.policy(curlRules))
+	d.write(strings.Join(settings, "\n") + "\n" + d.policy(curlRules))
+}
+
+// write writes a configuration that enforces, with these settings and rules.
+func (d *daemon) write(rest string) {
+	text := fmt.Sprintf("mode: enforce\non_exit: open\napi: {socket: %s}\nnetfilter: {state_dir: %s}\n%s",
+		d.socket(), filepath.Join(d.dir, "state"), rest)
 	if err := os.WriteFile(d.config(), []byte(text), 0o600); err != nil {
 		d.s.Fatalf("write refd's configuration: %v", err)
 	}

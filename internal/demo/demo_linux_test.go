@@ -129,6 +129,9 @@ func TestIntegrationDemo(t *testing.T) {
 		`✓  iperf3 noticed nothing`,
 		`✓  nc -z web\.demo 8080: exit 1: timed out`,
 		`✓  curl http://ads\.demo/ +HTTP 200 .* would be +ads: `,
+		`✓  curl -6 http://web\.demo/ +HTTP 200 .* split tunneled +[1-9]\d* packets by eth0, 0 by vpn0; `,
+		`✓  nc -z other\.demo 80 +connected .* accepted +0 packets by eth0, [1-9]\d* by vpn0; `,
+		`✓  curl http://web\.demo/ +exit 7: .* failed +0 packets by eth0, 0 by vpn0; select`,
 		`✓  refd has stopped; .* to the byte`,
 		`as expected, in `,
 	} {

@@ -85,20 +85,19 @@ func build(s *stage) *network {
 		"--log-facility=-", "--no-resolv", "--no-hosts", "--bind-interfaces",
 		"--listen-address="+webV4, "--listen-address="+adsV4, "--address=/web.demo/"+webV4).
 		WaitOutput(s, "started", startLimit)
-	n.names(s)
-	return n
-}
-
-// names gives both hosts an /etc/hosts: programs that use the C library look there first, and ask nobody on this machine.
-func (n *network) names(s *stage) {
-	var hosts strings.Builder
-	for _, name := range [][3]string{
+	n.names(s, [][3]string{
 		{"web.demo", webV4, webV6},
 		{"ads.demo", adsV4, adsV6},
 		{"tracker.demo", trackerV4, trackerV6},
 		{"client", testnet.ClientV4, testnet.ClientV6},
-		{"localhost", "127.0.0.1", "::1"},
-	} {
+	})
+	return n
+}
+
+// names gives both hosts an /etc/hosts with these names and their addresses: programs that use the C library look there first, and ask nobody on this machine.
+func (n *network) names(s *stage, names [][3]string) {
+	var hosts strings.Builder
+	for _, name := range append(names, [3]string{"localhost", "127.0.0.1", "::1"}) {
 		fmt.Fprintf(&hosts, "%s %s\n%s %s\n", name[1], name[0], name[2], name[0])
 	}
 	n.client.Etc(s, "hosts", hosts.String())

@@ -21,6 +21,7 @@ type play struct {
 	out   *screen
 	net   *network
 	refd  *daemon
+	ways  *ways // nil while client has one uplink only
 	began time.Time
 	acts  int
 	wrong int
@@ -42,6 +43,7 @@ func (p *play) perform() {
 	p.measure()
 	p.crash()
 	p.observe()
+	p.split()
 	p.finish(before)
 }
 
@@ -56,7 +58,7 @@ func (p *play) check() {
 func (p *play) prepare() {
 	done := p.out.working("building refd and the network")
 	p.net = build(p.s)
-	p.refd = newDaemon(p.s, p.net)
+	p.refd = newDaemon(p.s, p.net.lab, p.net.client)
 	done()
 	p.check()
 	p.out.say(plain, "Two hosts in network namespaces. The network of this machine is not touched, and nothing stays.")
@@ -71,7 +73,7 @@ func (p *play) enforce() {
 	took := p.refd.start(p.ctx)
 	p.out.title("Mode enforce: what programs see, what refd decides, and why")
 	p.out.say(dim, "refd runs and intercepts, %s after its start", short(took))
-	p.heading()
+	p.heading("RULE: WHY; WHO")
 	for _, sc := range enforceScenes() {
 		p.scene(sc)
 	}
@@ -84,7 +86,11 @@ const wide = 104
 // its own where the screen is narrow.
 func (p *play) row(cells ...cell) {
 	if p.out.width >= wide {
-		p.out.row([]column{1, 26, 24, 6, 8, 0}, cells...)
+		decision := column(len("accepted"))
+		if p.ways != nil {
+			decision = column(len("split tunneled"))
+		}
+		p.out.row([]column{1, 26, 24, 6, decision, 0}, cells...)
 		return
 	}
 	why := cells[len(cells)-1]
@@ -92,8 +98,8 @@ func (p *play) row(cells ...cell) {
 	p.out.row([]column{1, 0}, cell{}, cell{"└ " + why.text, dim})
 }
 
-func (p *play) heading() {
-	p.row(cell{}, cell{"PROGRAM", dim}, cell{"SAW", dim}, cell{"IN", dim}, cell{"REFD", dim}, cell{"RULE: WHY; WHO", dim})
+func (p *play) heading(why string) {
+	p.row(cell{}, cell{"PROGRAM", dim}, cell{"SAW", dim}, cell{"IN", dim}, cell{"REFD", dim}, cell{why, dim})
 }
 
 func (p *play) scene(sc scene) {
@@ -115,6 +121,7 @@ func (p *play) act(a act) {
 		host = p.net.server
 	}
 	a.query.Since = time.Now()
+	left := p.ways.watch(p, a)
 	r := runProgram(p.ctx, host, a.argv(a.seconds()))
 	p.check()
 	c, err := p.refd.connection(p.ctx, a.query)
@@ -131,6 +138,15 @@ func (p *play) act(a act) {
 	decision, why := cell{"?", red}, "no such connection"
 	if err == nil {
 		decision, why = verb(&c), because(&c)
+	}
+	if left != nil {
+		text, ok := left()
+		why = text + "; " + why
+		if !ok {
+			mark = cell{"✗", red}
+			p.wrong++
+			p.s.Errorf("%s: %s; want packets by %s alone", a.title, text, a.by)
+		}
 	}
 	p.row(mark, cell{a.title, plain}, cell{text, plain}, cell{short(r.took), plain}, decision, cell{why, plain})
 }
@@ -180,7 +196,7 @@ func (p *play) observe() {
 	took := p.refd.start(p.ctx, "--mode", "observe")
 	p.out.title("Mode observe: the same rules, computed and shown, and everything passes")
 	p.out.say(dim, "refd takes over from the killed one and intercepts, %s after its start", short(took))
-	p.heading()
+	p.heading("RULE: WHY; WHO")
 	p.scene(observeScene())
 	p.refd.stop()
 }
