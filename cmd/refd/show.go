@@ -21,6 +21,7 @@ import (
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/netif"
 	"github.com/weirfw/weir/pkg/packet"
+	"github.com/weirfw/weir/pkg/procinfo"
 	"github.com/weirfw/weir/pkg/rules"
 	"github.com/weirfw/weir/pkg/verdict"
 )
@@ -111,6 +112,9 @@ func printStatus(w io.Writer, s api.Status) error {
 		{"configuration", cfg + ", " + count(s.Rules, "rule")},
 		{"connections", fmt.Sprintf("%d live; decided: %s", s.Live, verdictCounts(s.Firewall.Verdicts))},
 	}
+	if s.Attribution != nil {
+		rows = append(rows, []string{"attribution", attributionSummary(s.Attribution)})
+	}
 	if s.Names != nil {
 		rows = append(rows, []string{"names", namesSummary(s.Names)})
 	}
@@ -136,6 +140,28 @@ func printStatus(w io.Writer, s api.Status) error {
 		rows = append(rows, []string{st.Severity.String(), st.Module + ": " + st.Message})
 	}
 	return table(w, rows)
+}
+
+// attributionSummary says how it is found out whose connections are, and how often each way did, in one line.
+func attributionSummary(a *api.Attribution) string {
+	text := "by " + a.Method + "; " + count(int(a.Lookups), "lookup")
+	if a.Lookups == 0 {
+		return text
+	}
+	known := uint64(0)
+	share := func(name string, n uint64) {
+		if n > 0 {
+			text += fmt.Sprintf(", %s %.1f %%", name, 100*float64(n)/float64(a.Lookups))
+		}
+	}
+	for m := procinfo.MethodFirst; m <= procinfo.MethodEBPF; m++ {
+		share(m.String(), a.Found[m])
+		known += a.Found[m]
+	}
+	if a.Lookups > known {
+		share("unknown", a.Lookups-known)
+	}
+	return text
 }
 
 func namesSummary(n *api.Names) string {

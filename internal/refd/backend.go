@@ -39,6 +39,7 @@ func (b backend) Status(ctx context.Context) (api.Status, error) {
 	if by := d.confirmBy.Load(); by != nil {
 		s.ConfirmUntil = *by
 	}
+	s.Attribution = d.attribution.status(d.processes.Stats())
 	s.Names, s.Nameserver = d.naming.figures(), d.nameserver.figures()
 	if d.split != nil {
 		split := d.split.Status()

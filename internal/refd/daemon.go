@@ -69,9 +69,11 @@ type Daemon struct {
 	store     *connstore.Live
 	rules     rules.Live
 	processes *procinfo.Finder
-	links     *netif.Watcher
-	source    source
-	firewall  *firewall.Firewall
+	// attribution is what processes asks first.
+	attribution attribution
+	links       *netif.Watcher
+	source      source
+	firewall    *firewall.Firewall
 	// split is nil without an engine.
 	split  *splittunnel.Splitter
 	wishes splitPolicy
@@ -106,7 +108,7 @@ func New(opt Options) (*Daemon, error) {
 	d := &Daemon{opt: opt, log: opt.Logger, cfg: opt.Config, exit: module.NewExit(), firstErr: make(chan error, 1)}
 	cfg := opt.Config
 	var err error
-	if d.processes, err = procinfo.New(procinfo.Config{}); err != nil {
+	if d.processes, err = procinfo.New(d.attribution.finderConfig(&cfg.File)); err != nil {
 		return nil, fmt.Errorf("find processes: %w", err)
 	}
 	if d.links, err = netif.New(netif.Config{Log: opt.Logger}); err != nil {
@@ -204,7 +206,11 @@ func (d *Daemon) buildModules() error {
 	if err != nil {
 		return fmt.Errorf("build modules: %w", err)
 	}
-	parts := []module.Module{links, guard, d.interception, server, control}
+	owners, err := d.attributionModule()
+	if err != nil {
+		return err
+	}
+	parts := []module.Module{links, guard, d.interception, server, control, owners}
 	if d.ivpn != nil {
 		announced, err := d.vpnModules()
 		if err != nil {

@@ -16,6 +16,7 @@ type counters struct {
 	unknownProcess atomic.Uint64
 	applyErrors    atomic.Uint64
 	onTheSpot      atomic.Uint64
+	reassigned     atomic.Uint64
 }
 
 // Stats are counts since New.
@@ -38,6 +39,8 @@ type Stats struct {
 	// OnTheSpot counts connections that were judged on the packet backend's
 	// thread.
 	OnTheSpot uint64 `json:"onTheSpot"`
+	// Reassigned counts connections that turned out to belong to another process.
+	Reassigned uint64 `json:"reassigned"`
 	// Waiting is how many connections wait for a handler, name or person now.
 	Waiting int `json:"waiting"`
 }
@@ -51,6 +54,7 @@ func (f *Firewall) Stats() Stats {
 		UnknownProcess: f.stats.unknownProcess.Load(),
 		ApplyErrors:    f.stats.applyErrors.Load(),
 		OnTheSpot:      f.stats.onTheSpot.Load(),
+		Reassigned:     f.stats.reassigned.Load(),
 		Waiting:        int(f.waiting.n.Load() + f.asking[0].n.Load() + f.asking[1].n.Load()),
 	}
 	for i := range s.Verdicts {

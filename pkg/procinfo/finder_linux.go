@@ -16,7 +16,7 @@ import (
 // Finder finds the processes of connections. It has no goroutine of its own; its
 // methods may be called from any.
 type Finder struct {
-	first []SocketOwner
+	first []firstOwner
 	// proc is the open procfs, loadavg a file in it.
 	proc, loadavg int
 	// countsFiles tells that the kernel has the number of a process' descriptors
@@ -40,7 +40,7 @@ type Finder struct {
 // One more than the highest of each.
 const (
 	numReasons = int(ReasonSeveral) + 1
-	numMethods = int(MethodProcNet) + 1
+	numMethods = int(MethodEBPF) + 1
 )
 
 // unknowns are the errors without candidates, by reason: packets that belong to
@@ -70,7 +70,7 @@ func New(cfg Config) (*Finder, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Finder{first: cfg.First, proc: -1, loadavg: -1}
+	f := &Finder{proc: -1, loadavg: -1}
 	f.procs = cache{limit: cfg.Processes, byPID: make(map[int]*proc)}
 	f.pool.New = func() any { return new(scratch) }
 	if f.proc, err = unix.Open(cfg.Proc, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
@@ -87,11 +87,36 @@ func New(cfg Config) (*Finder, error) {
 		closeFD(f.loadavg)
 		return nil, err
 	}
+	if cfg.ProcOnly {
+		return f.startWith(cfg.First), nil
+	}
 	if f.diag, err = newDiagPool(cfg.Sockets); err != nil {
 		// Kernels without inet_diag are served through /proc/net; Stats tells.
 		f.diag = nil
 	}
-	return f, nil
+	return f.startWith(cfg.First), nil
+}
+
+// firstOwner is one of Config.First.
+type firstOwner struct {
+	SocketOwner
+	quick  QuickOwner // nil if it is none
+	method Method
+}
+
+func (f *Finder) startWith(owners []SocketOwner) *Finder {
+	for _, o := range owners {
+		first := firstOwner{SocketOwner: o, method: MethodFirst}
+		first.quick, _ = o.(QuickOwner)
+		if m, ok := o.(MethodNamer); ok && int(m.Method()) < numMethods {
+			first.method = m.Method()
+		}
+		if d, ok := o.(ProcessDescriber); ok {
+			d.DescribeBy(f.Process)
+		}
+		f.first = append(f.first, first)
+	}
+	return f
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -143,10 +168,21 @@ func (f *Finder) Find(ctx context.Context, info *packet.Info, direction packet.D
 	f.counters.lookups.Add(1)
 	for _, o := range f.first {
 		if p, err := f.ask(ctx, o, info, direction); err == nil {
-			f.counters.found[MethodFirst].Add(1)
+			f.counters.found[o.method].Add(1)
 			return p, nil
 		}
 	}
+	return f.holder(ctx, info, direction)
+}
+
+// Holder is Find without Config.First: it returns the process that the socket of the connection belongs to now, whoever made it. The
+// process of a connection that goes on may be another by then, or run another program.
+func (f *Finder) Holder(ctx context.Context, info *packet.Info, direction packet.Direction) (*conn.Process, error) {
+	f.counters.lookups.Add(1)
+	return f.holder(ctx, info, direction)
+}
+
+func (f *Finder) holder(ctx context.Context, info *packet.Info, direction packet.Direction) (*conn.Process, error) {
 	f.life.RLock()
 	defer f.life.RUnlock()
 	if f.closed {
@@ -166,7 +202,12 @@ func (f *Finder) Find(ctx context.Context, info *packet.Info, direction packet.D
 // microseconds and answers for a process that was found lately and has changed
 // nothing since. ok is false if only Find can tell.
 func (f *Finder) FindQuick(info *packet.Info, direction packet.Direction) (p *conn.Process, ok bool) {
-	if len(f.first) > 0 || f.diag == nil || !f.diag.has[info.Protocol] || !f.life.TryRLock() {
+	for i := range f.first {
+		if p, ok, over := f.askQuick(&f.first[i], info, direction); over {
+			return p, ok
+		}
+	}
+	if f.diag == nil || !f.diag.has[info.Protocol] || !f.life.TryRLock() {
 		return nil, false
 	}
 	defer f.life.RUnlock()
@@ -187,6 +228,23 @@ func (f *Finder) FindQuick(info *packet.Info, direction packet.Direction) (p *co
 	f.counters.lookups.Add(1)
 	f.counters.found[MethodInetDiag].Add(1)
 	return p, true
+}
+
+// askQuick asks one of Config.First. over tells that nobody else is to be asked.
+func (f *Finder) askQuick(o *firstOwner, info *packet.Info, direction packet.Direction) (p *conn.Process, ok, over bool) {
+	if o.quick == nil {
+		return nil, false, true
+	}
+	owner, err := o.quick.OwnerQuick(info, direction)
+	if u, isUnknown := errors.AsType[*UnknownError](err); isUnknown {
+		return nil, false, u.Reason == ReasonGone
+	}
+	if err != nil || owner.Process == nil {
+		return nil, false, true
+	}
+	f.counters.lookups.Add(1)
+	f.counters.found[o.method].Add(1)
+	return owner.Process, true, true
 }
 
 // Process describes the process with the number as it is now. The error wraps
@@ -308,7 +366,9 @@ func (f *Finder) Stats() Stats {
 		Processes: f.procs.size(),
 	}
 	for m := MethodFirst; int(m) < numMethods; m++ {
-		s.Found[m] = f.counters.found[m].Load()
+		if m != MethodDriver {
+			s.Found[m] = f.counters.found[m].Load()
+		}
 	}
 	for r := ReasonNoSocket; int(r) < numReasons; r++ {
 		s.Unknown[r] = f.counters.unknown[r].Load()

@@ -95,6 +95,8 @@ const (
 	MethodProcNet Method = 3
 	// MethodDriver is the packet backend, which told the process with the packet.
 	MethodDriver Method = 4
+	// MethodEBPF is package ebpf: what the kernel told when the connection was made.
+	MethodEBPF Method = 5
 )
 
 // String returns the method's name.
@@ -108,12 +110,25 @@ func (m Method) String() string {
 		return "proc"
 	case MethodDriver:
 		return "driver"
+	case MethodEBPF:
+		return "ebpf"
 	}
 	return "method " + strconv.Itoa(int(m))
 }
 
 // MarshalText returns String.
 func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (m *Method) UnmarshalText(b []byte) error {
+	for n := MethodFirst; n <= MethodEBPF; n++ {
+		if n.String() == string(b) {
+			*m = n
+			return nil
+		}
+	}
+	return errors.New("procinfo: no method " + strconv.Quote(string(b)))
+}
 
 // Owner is what a SocketOwner knows.
 type Owner struct {
@@ -133,6 +148,22 @@ type SocketOwner interface {
 	Owner(ctx context.Context, info *packet.Info, direction packet.Direction) (Owner, error)
 }
 
+// QuickOwner is a SocketOwner that can answer many questions at once: FindQuick asks it. OwnerQuick takes a microsecond or two and waits
+// for nothing. An *UnknownError with ReasonGone says that only Owner can tell; after any other error FindQuick goes on to the next.
+type QuickOwner interface {
+	SocketOwner
+	OwnerQuick(info *packet.Info, direction packet.Direction) (Owner, error)
+}
+
+// ProcessDescriber is a SocketOwner that wants living processes described: New tells it how. describe is Finder.Process, which does
+// not ask SocketOwners.
+type ProcessDescriber interface {
+	DescribeBy(describe func(pid int) (*conn.Process, error))
+}
+
+// MethodNamer is a SocketOwner whose answers count as another method than MethodFirst.
+type MethodNamer interface{ Method() Method }
+
 // Config is what New takes.
 type Config struct {
 	// First are asked before anything else, in order. Optional.
@@ -146,6 +177,8 @@ type Config struct {
 	// Sockets is how many inet_diag lookups may run at once; each costs one
 	// file descriptor. Default 4.
 	Sockets int
+	// ProcOnly leaves inet_diag alone: sockets are looked up in /proc/net.
+	ProcOnly bool
 }
 
 // Stats counts since New.

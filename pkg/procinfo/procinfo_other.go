@@ -26,6 +26,11 @@ func (*Finder) Find(context.Context, *packet.Info, packet.Direction) (*conn.Proc
 	return nil, unsupported("find process")
 }
 
+// Holder implements the Finder of Linux.
+func (*Finder) Holder(context.Context, *packet.Info, packet.Direction) (*conn.Process, error) {
+	return nil, unsupported("find holder")
+}
+
 // FindQuick implements the Finder of Linux: it never knows.
 func (*Finder) FindQuick(*packet.Info, packet.Direction) (*conn.Process, bool) { return nil, false }
 

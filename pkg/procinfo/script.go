@@ -201,6 +201,12 @@ func (in *interpreter) firstFile(rest []string) string {
 	return ""
 }
 
+// ScriptOf returns the absolute path of the file that a program runs if it is an interpreter, by its command line and its working
+// directory; "" if it runs none, or that cannot be told. For owners that describe processes by themselves.
+func ScriptOf(executable string, args []string, cwd string) string {
+	return absolute(scriptOf(executable, args), cwd)
+}
+
 // absolute resolves a script against the working directory; "" stays "".
 func absolute(script, cwd string) string {
 	switch {

@@ -11,6 +11,8 @@ import (
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/packet"
+	"github.com/weirfw/weir/pkg/procinfo"
+	"github.com/weirfw/weir/pkg/procinfo/ebpf"
 	"github.com/weirfw/weir/pkg/splittunnel"
 	"github.com/weirfw/weir/pkg/verdict"
 )
@@ -39,6 +41,8 @@ type Status struct {
 	Source any `json:"source,omitempty"`
 	// Processes has the figures of process lookups.
 	Processes any `json:"processes,omitempty"`
+	// Attribution says how it is found out whose connections are.
+	Attribution *Attribution `json:"attribution,omitempty"`
 	// Names is nil if the names of connections are not looked for.
 	Names *Names `json:"names,omitempty"`
 	// Nameserver is nil if refd has none.
@@ -47,6 +51,19 @@ type Status struct {
 	SplitTunnel *splittunnel.Status `json:"splitTunnel,omitempty"`
 	// IVPN is what is known of that VPN client; nil if it is not looked for.
 	IVPN *ivpn.State `json:"ivpn,omitempty"`
+}
+
+// Attribution says how it is found out whose connections are.
+type Attribution struct {
+	// Method is the best one that is in use; the others stand in for it.
+	Method string `json:"method"`
+	// Lookups is how often a process was asked for, and Found how often one was found, by method.
+	Lookups uint64                     `json:"lookups"`
+	Found   map[procinfo.Method]uint64 `json:"found"`
+	// EBPF and EBPFStats are nil where that is not in use; Refused says why if the kernel refuses it.
+	EBPF      *ebpf.Status `json:"ebpf,omitempty"`
+	EBPFStats *ebpf.Stats  `json:"ebpfStats,omitempty"`
+	Refused   string       `json:"refused,omitempty"`
 }
 
 // Names has the figures of what is known about names.

@@ -44,7 +44,9 @@ type File struct {
 	// DNS says where the names of connections come from.
 	DNS     DNS     `yaml:"dns"`
 	History History `yaml:"connections"`
-	IVPN    IVPN    `yaml:"ivpn"`
+	// Attribution says how the processes of connections are found.
+	Attribution Attribution `yaml:"attribution"`
+	IVPN        IVPN        `yaml:"ivpn"`
 
 	rules.Config `yaml:",inline"`
 }
@@ -77,6 +79,12 @@ type History struct {
 	MaxLive   int           `yaml:"max_live"`
 	MaxEnded  int           `yaml:"max_ended"`
 	KeepEnded time.Duration `yaml:"keep_ended"`
+}
+
+// Attribution configures how the processes of connections are found.
+type Attribution struct {
+	// Method is auto, inet_diag or proc.
+	Method Method `yaml:"method"`
 }
 
 // Netfilter configures the Linux backend.
@@ -178,6 +186,7 @@ func Default() File {
 		Log:               Log{Level: slog.LevelInfo, Format: Text},
 		API:               API{Socket: "/run/weir/refd.sock"},
 		History:           History{MaxLive: 1 << 18, MaxEnded: 10_000, KeepEnded: 10 * time.Minute},
+		Attribution:       Attribution{Method: MethodAuto},
 		Netfilter: Netfilter{
 			Variant:     "auto",
 			ChainPrefix: "WEIR",
@@ -238,6 +247,17 @@ const (
 	Leave OnChange = "leave"
 )
 
+// Method is auto, inet_diag or proc.
+type Method string
+
+// How the processes of connections are found; each stands in for the one before it.
+const (
+	// MethodAuto uses eBPF where the kernel lets it in.
+	MethodAuto     Method = "auto"
+	MethodInetDiag Method = "inet_diag"
+	MethodProc     Method = "proc"
+)
+
 // SplitEngine is kroute, proxy or none.
 type SplitEngine string
 
@@ -293,6 +313,7 @@ func (f *File) check() []value {
 	oneOf("log.format", string(f.Log.Format), string(Text), string(JSON))
 	oneOf("netfilter.variant", f.Netfilter.Variant, "auto", "nft", "legacy")
 	oneOf("split_tunnel.engine", string(f.SplitTunnel.Engine), string(SplitKroute), string(SplitProxy), string(SplitNone))
+	oneOf("attribution.method", string(f.Attribution.Method), string(MethodAuto), string(MethodInetDiag), string(MethodProc))
 	oneOf("ivpn.role", string(f.IVPN.Role), string(IVPNNeutral), string(IVPNFirewall))
 	atLeast := func(path string, got, low time.Duration) {
 		if got < low {
@@ -431,6 +452,7 @@ func (f *File) NeedRestart(next *File) []string {
 	differs("dns", reflect.DeepEqual(f.DNS, dns))
 	differs("dns.nameserver.listen", f.DNS.Nameserver.sameListen(&next.DNS.Nameserver))
 	differs("connections", f.History == next.History)
+	differs("attribution", f.Attribution == next.Attribution)
 	differs("ivpn", f.IVPN == next.IVPN)
 	return names
 }
