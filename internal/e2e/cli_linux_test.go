@@ -74,7 +74,7 @@ func TestIntegrationCommands(t *testing.T) {
 	serveBoth(t, r)
 	// The kernel keeps a closed connection for two minutes, and tells of its end when it has looked again.
 	r.client.SetSysctl(t, "net.netfilter.nf_conntrack_tcp_timeout_time_wait", "1")
-	r.start(t, settings{rules: cliRules})
+	r.start(t, settings{rules: cliRules, owners: "auto"})
 	server4, server6 := both()[0], both()[1]
 	running := r.download(t, r.client, "/usr/bin/curl", testnet.ServerV4)
 	waitGrow(t, r, []*download{running})

@@ -44,6 +44,7 @@ type settings struct {
 	mode     string // enforce if empty
 	onExit   string // open if empty
 	verdicts string // of permanent_verdicts; true if empty
+	owners   string // attribution.method; inet_diag if empty: attaching eBPF takes longer than most tests' refd lives
 	rules    string // YAML: default, apps, global
 }
 
@@ -86,8 +87,9 @@ on_exit: %s
 permanent_verdicts: %s
 api: {socket: %s}
 netfilter: {variant: %s, state_dir: %s}
+attribution: {method: %s}
 %s`, or(s.mode, "enforce"), or(s.onExit, "open"), or(s.verdicts, "true"),
-		filepath.Join(r.dir, "refd.sock"), r.variant, filepath.Join(r.dir, "state"), s.rules)
+		filepath.Join(r.dir, "refd.sock"), r.variant, filepath.Join(r.dir, "state"), or(s.owners, "inet_diag"), s.rules)
 	if err := os.WriteFile(r.configPath(), []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -190,7 +190,7 @@ func TestIntegrationSplitTunnel(t *testing.T) {
 			before := r.client.Snapshot(t)
 			for _, engine := range []string{"kroute", "proxy"} {
 				t.Run(engine, func(t *testing.T) {
-					r.start(t, settings{rules: r.split(engine)})
+					r.start(t, settings{rules: r.split(engine), owners: "auto"})
 					testSplit(t, r, engine)
 					r.stop(t)
 					if diff := testnet.Diff(before, r.client.Snapshot(t)); diff != "" {
