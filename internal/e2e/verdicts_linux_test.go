@@ -248,7 +248,7 @@ func TestIntegrationVerdicts(t *testing.T) {
 		for _, permanent := range []string{"true", "false"} {
 			t.Run("permanent "+permanent, func(t *testing.T) {
 				leaks, answers := sniffRefused(t, r), sniffProhibited(t, r)
-				r.start(t, settings{verdicts: permanent, rules: verdictRules, owners: "auto"})
+				r.start(t, settings{verdicts: permanent, rules: verdictRules})
 				for i, s := range runAll(cases) {
 					t.Run(cases[i].name, func(t *testing.T) { cases[i].check(t, s) })
 				}
