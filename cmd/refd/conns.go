@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -17,16 +16,14 @@ import (
 )
 
 type connsCmd struct {
-	Watch     bool     `short:"w" help:"Show again every second until interrupted."`
-	JSON      bool     `name:"json" help:"Print JSON."`
-	App       string   `help:"Only apps whose path contains this."`
-	Domain    string   `help:"Only domains that contain this."`
-	Verdict   []string `help:"Only these verdicts, such as Accept or Block."`
-	Remote    string   `help:"Only remote addresses in this network, such as 10.0.0.0/8."`
-	Port      uint16   `help:"Only connections with this port."`
-	Direction string   `enum:"in,out," default:"" help:"Only in or out."`
-	Live      bool     `help:"Only live ones."`
-	Limit     int      `default:"100" help:"At most so many; 0 is all."`
+	filterFlags
+
+	Watch   bool `short:"w" help:"Show again every second until interrupted."`
+	JSON    bool `name:"json" help:"Print JSON."`
+	History bool `help:"Look into the history on disk instead of at what is there now."`
+	Live    bool `help:"Only live ones."`
+	Ended   bool `help:"Only ended ones."`
+	Limit   int  `default:"100" help:"At most so many; 0 is all."`
 }
 
 // Run lists connections.
@@ -36,22 +33,44 @@ func (c *connsCmd) Run(a *app) error {
 		return err
 	}
 	if c.Watch {
+		if c.History || c.By != "" || c.Every != "" {
+			return errors.New("--watch shows single connections that are there now: use it without --history, --by and --every")
+		}
 		return c.watch(a, q)
 	}
-	p, err := a.client().Connections(a.ctx, q)
+	ask := a.client().Connections
+	if c.History {
+		ask = a.client().History
+	}
+	p, err := ask(a.ctx, q)
 	switch {
 	case err != nil:
 		return err
 	case c.JSON:
 		return printJSON(a.stdout, p)
 	}
-	if err := printConns(a.stdout, p); err != nil {
+	return printPage(a, p)
+}
+
+// printPage prints connections or groups, the points in time if there are any, and how many there are besides.
+func printPage(a *app, p connstore.Page) error {
+	n, all := len(p.Connections), p.Total
+	if p.TotalGroups > 0 {
+		n, all = len(p.Groups), p.TotalGroups
+	}
+	var err error
+	switch {
+	case p.TotalGroups > 0:
+		err = table(a.stdout, groupRows(p.Groups))
+	case len(p.Series) > 0:
+		return table(a.stdout, seriesRows(p.Series))
+	default:
+		err = printConns(a.stdout, p)
+	}
+	if err != nil || n >= all {
 		return err
 	}
-	if n := len(p.Connections); n < p.Total {
-		return a.say("%d of %d; --limit 0 shows all\n", n, p.Total)
-	}
-	return nil
+	return a.say("%d of %d; --limit 0 shows all\n", n, all)
 }
 
 // watch shows connections every second until the command is interrupted: as many as the terminal has room for, or what else is no
@@ -139,41 +158,23 @@ func draw(w io.Writer, p connstore.Page, columns int) error {
 }
 
 func (c *connsCmd) query() (connstore.Query, error) {
-	q := connstore.Query{App: c.App, Domain: c.Domain, Port: c.Port, Limit: c.Limit}
-	for _, name := range c.Verdict {
-		v, err := parseVerdict(name)
-		if err != nil {
-			return q, fmt.Errorf("--verdict: %w", err)
-		}
-		q.Verdicts = append(q.Verdicts, v)
-	}
-	if c.Remote != "" {
-		p, err := netip.ParsePrefix(c.Remote)
-		if err != nil {
-			addr, err2 := netip.ParseAddr(c.Remote)
-			if err2 != nil {
-				return q, fmt.Errorf("--remote %q: write an address or a network such as 10.0.0.0/8", c.Remote)
-			}
-			p = netip.PrefixFrom(addr, addr.BitLen())
-		}
-		q.Remote = p
-	}
-	switch c.Direction {
-	case "in":
-		q.Direction = connstore.OnlyInbound
-	case "out":
-		q.Direction = connstore.OnlyOutbound
-	}
-	if c.Live {
+	q, err := c.filterFlags.query()
+	q.Limit = c.Limit
+	switch {
+	case c.Live && c.Ended:
+		return q, errors.New("--live and --ended: use one of them")
+	case c.Live:
 		q.Life = connstore.OnlyLive
+	case c.Ended:
+		q.Life = connstore.OnlyEnded
 	}
-	return q, nil
+	return q, err
 }
 
-// parseVerdict takes a name in any case.
+// parseVerdict takes a name or the words that people see, in any case: "RerouteToSplitTun", "split tunneled" or "split-tunneled".
 func parseVerdict(name string) (verdict.Verdict, error) {
-	for v := range verdict.Verdict(verdict.NumVerdicts) {
-		if strings.EqualFold(v.String(), name) {
+	for _, v := range verdict.All() {
+		if strings.EqualFold(v.String(), name) || strings.EqualFold(v.Verb(), strings.ReplaceAll(name, "-", " ")) {
 			return v, nil
 		}
 	}
@@ -204,7 +205,16 @@ func connRow(s *conn.Snapshot) []string {
 		what = "would be " + what
 	}
 	return []string{
-		fmt.Sprint(s.ID), s.Started.Local().Format(time.TimeOnly), what, app, s.Direction.String(), s.Tuple.Protocol.String(),
+		fmt.Sprint(s.ID), clock(s.Started), what, app, s.Direction.String(), s.Tuple.Protocol.String(),
 		domain, remote, local, why(s.Decision.Reason),
 	}
+}
+
+// clock is the time of day, with the date if it was not today.
+func clock(t time.Time) string {
+	t = t.Local()
+	if t.Format(time.DateOnly) == time.Now().Format(time.DateOnly) {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format(time.DateTime)
 }

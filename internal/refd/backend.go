@@ -71,6 +71,9 @@ func (b backend) Status(ctx context.Context) (api.Status, error) {
 
 // Connections implements api.Backend.
 func (b backend) Connections(_ context.Context, q connstore.Query) (connstore.Page, error) {
+	if err := q.Validate(); err != nil {
+		return connstore.Page{}, fmt.Errorf("%w: %w", api.ErrRefused, err)
+	}
 	return b.d.store.Query(q), nil
 }
 

@@ -80,6 +80,7 @@ type Daemon struct {
 	naming namingParts
 
 	nameserver nameserverParts
+	history    historyParts
 	// ivpn is nil if that VPN client is not looked for; vpn is its module.
 	ivpn *ivpn.Interop
 	vpn  *module.Service
@@ -124,6 +125,9 @@ func New(opt Options) (*Daemon, error) {
 	d.store = connstore.NewLive(connstore.Config{
 		MaxLive: cfg.History.MaxLive, MaxEnded: cfg.History.MaxEnded, KeepEnded: cfg.History.KeepEnded,
 	})
+	if err := d.buildHistory(); err != nil {
+		return nil, err
+	}
 	if err := d.buildNaming(); err != nil {
 		return nil, err
 	}
@@ -235,6 +239,10 @@ func (d *Daemon) buildModules() error {
 			return fmt.Errorf("build modules: %w", err)
 		}
 		parts = slices.Insert(parts, 1, module.Module(d.resolver))
+	}
+	if d.history.module != nil {
+		// before there are connections, and until there are no more
+		parts = slices.Insert(parts, 1, module.Module(d.history.module))
 	}
 	d.root, err = module.NewGroup(module.GroupConfig{Name: "refd", Logger: d.log}, parts...)
 	if err != nil {

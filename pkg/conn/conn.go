@@ -20,6 +20,8 @@ type Conn struct {
 	sent     atomic.Uint64
 	snapshot atomic.Pointer[Snapshot]
 	observed atomic.Bool
+	// watch is set before anybody else knows the connection; nil is nobody.
+	watch func(*Conn)
 	// mu serialises writers of snapshot; readers need no lock.
 	mu sync.Mutex
 }
@@ -31,6 +33,14 @@ func New(first *Snapshot) *Conn {
 	c := &Conn{}
 	c.lastSeen.Store(stamp(first.Started))
 	c.snapshot.Store(first)
+	return c
+}
+
+// NewWatched is New for a connection of which somebody wants to know each change: watch is called after each Update. It must not
+// block; see Update for who may have called.
+func NewWatched(first *Snapshot, watch func(c *Conn)) *Conn {
+	c := New(first)
+	c.watch = watch
 	return c
 }
 
@@ -57,6 +67,14 @@ func (c *Conn) Usage() (received, sent uint64) { return c.received.Load(), c.sen
 // under the connection's writer lock, so it must be short and must not call
 // methods of c that write.
 func (c *Conn) Update(change func(s *Snapshot)) *Snapshot {
+	s := c.publish(change)
+	if c.watch != nil {
+		c.watch(c)
+	}
+	return s
+}
+
+func (c *Conn) publish(change func(s *Snapshot)) *Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := *c.snapshot.Load()

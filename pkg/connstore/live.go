@@ -61,10 +61,14 @@ const (
 // Live is the table of live connections. All methods may be called from any
 // goroutine.
 type Live struct {
-	cfg    Config
+	cfg Config
+	// changedFunc is changed, made once.
+	changedFunc func(*conn.Conn)
+
 	lastID atomic.Uint64
 	count  atomic.Int64
 	onEnd  atomic.Pointer[[]func(*conn.Conn, Cause)]
+	watch  atomic.Pointer[[]func(*conn.Conn)]
 	shard  [shards]liveShard
 
 	endedMu sync.Mutex // guards what follows
@@ -89,6 +93,7 @@ func NewLive(cfg Config) *Live {
 	cfg.WatchedIdle = cmp.Or(cfg.WatchedIdle, 150*time.Minute)
 	cfg.Idle = cmp.Or(cfg.Idle, 5*24*time.Hour)
 	l := &Live{cfg: cfg}
+	l.changedFunc = l.changed
 	for i := range l.shard {
 		l.shard[i].m = make(map[packet.Tuple]*conn.Conn)
 	}
@@ -98,13 +103,40 @@ func NewLive(cfg Config) *Live {
 // OnEnd has f called for each connection that ends from now on, after
 // Config.Ended. The same holds for f: it must not block.
 func (l *Live) OnEnd(f func(c *conn.Conn, why Cause)) {
+	appendTo(&l.onEnd, f)
+}
+
+// OnChange has f called from now on for each connection that is new, and after each change of a connection's state: also when it
+// ends. f must not block, and must not call methods of l: locks may be held. It is called from the packet path.
+func (l *Live) OnChange(f func(c *conn.Conn)) { appendTo(&l.watch, f) }
+
+func appendTo[F any](list *atomic.Pointer[[]F], f F) {
 	for {
-		old := l.onEnd.Load()
-		all := []func(*conn.Conn, Cause){f}
+		old := list.Load()
+		all := []F{f}
 		if old != nil {
 			all = slices.Concat(*old, all)
 		}
-		if l.onEnd.CompareAndSwap(old, &all) {
+		if list.CompareAndSwap(old, &all) {
+			return
+		}
+	}
+}
+
+// changed tells about a change.
+func (l *Live) changed(c *conn.Conn) {
+	if all := l.watch.Load(); all != nil {
+		for _, f := range *all {
+			f(c)
+		}
+	}
+}
+
+// SkipIDs makes new connections have numbers above last, so that they differ from those of an earlier store.
+func (l *Live) SkipIDs(last conn.ID) {
+	for {
+		now := l.lastID.Load()
+		if now >= uint64(last) || l.lastID.CompareAndSwap(now, uint64(last)) {
 			return
 		}
 	}
@@ -141,7 +173,7 @@ func (l *Live) GetOrAdd(t packet.Tuple, first func() *conn.Snapshot) (c *conn.Co
 	snap := first()
 	snap.ID = conn.ID(l.lastID.Add(1))
 	snap.Tuple = t
-	c = conn.New(snap)
+	c = conn.NewWatched(snap, l.changedFunc)
 	var out *conn.Conn
 	if len(s.m) >= max(1, l.cfg.MaxLive/shards) {
 		out = s.idlest()
@@ -153,6 +185,7 @@ func (l *Live) GetOrAdd(t packet.Tuple, first func() *conn.Snapshot) (c *conn.Co
 	if out != nil {
 		l.announce(out, Evicted)
 	}
+	l.changed(c)
 	return c, true
 }
 

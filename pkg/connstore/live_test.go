@@ -229,6 +229,29 @@ func TestNoEnded(t *testing.T) {
 	}
 }
 
+func TestOnChange(t *testing.T) {
+	l := connstore.NewLive(connstore.Config{})
+	early := add(t, l, key(1), verdict.Accept, epoch())
+	var seen []conn.Snapshot
+	l.OnChange(func(c *conn.Conn) { seen = append(seen, *c.State()) })
+	late := add(t, l, key(2), verdict.Block, epoch()) // adds, and updates
+	early.Update(func(s *conn.Snapshot) { s.Domain = "late.example" })
+	l.End(key(2), after(time.Second))
+	if len(seen) != 4 || seen[0].ID != late.State().ID || seen[1].Decision.Verdict != verdict.Block || seen[2].Domain != "late.example" || seen[3].Live() {
+		t.Errorf("got %+v; want a new one, its verdict, a name of the one before, an end", seen)
+	}
+}
+
+func TestSkipIDs(t *testing.T) {
+	l := connstore.NewLive(connstore.Config{})
+	for _, tt := range []struct{ skip, want conn.ID }{{0, 1}, {40, 41}, {7, 42}} {
+		l.SkipIDs(tt.skip)
+		if got := add(t, l, key(int(tt.want)), verdict.Accept, epoch()).State().ID; got != tt.want {
+			t.Errorf("after %d: got %d; want %d", tt.skip, got, tt.want)
+		}
+	}
+}
+
 func TestRangeStops(t *testing.T) {
 	l := connstore.NewLive(connstore.Config{})
 	for n := range 100 {

@@ -2,7 +2,6 @@ package connstore
 
 import (
 	"cmp"
-	"slices"
 	"time"
 
 	"github.com/weirfw/weir/pkg/conn"
@@ -25,7 +24,7 @@ type Row struct {
 type Tally struct {
 	query  Query
 	sums   sums
-	rows   []Row // a heap with the last one of the page on top, if room is not 0
+	rows   top[Row]
 	room   int
 	groups []group
 	byKey  map[string]int
@@ -53,6 +52,7 @@ func NewTally(q *Query) *Tally {
 	if q.Limit > 0 && t.query.Offset+q.Limit > 0 { // or there are too many to count
 		t.room = t.query.Offset + q.Limit
 	}
+	t.rows = top[Row]{room: t.room, compare: q.Order.compare}
 	if q.Every > 0 {
 		t.series = map[int64]*sums{}
 	}
@@ -70,6 +70,12 @@ func (t *Tally) Group(key string) int {
 	return n
 }
 
+// NewGroup is Group for a key that has no group yet: it saves looking for it.
+func (t *Tally) NewGroup(key string) int {
+	t.groups = append(t.groups, group{key: key})
+	return len(t.groups) - 1
+}
+
 // Add adds a row that the query selects. group is its number by Group, and does not matter if the query does not ask for groups.
 func (t *Tally) Add(r *Row, group int) {
 	t.sums.add(r)
@@ -83,7 +89,7 @@ func (t *Tally) Add(r *Row, group int) {
 		s.add(r)
 	}
 	if t.query.GroupBy == NoField {
-		t.keep(r)
+		t.rows.add(r)
 		return
 	}
 	g := &t.groups[group]
@@ -106,44 +112,6 @@ func (s *sums) add(r *Row) {
 	s.sent += r.SentBytes
 }
 
-// keep keeps r if it may be on the page.
-func (t *Tally) keep(r *Row) {
-	switch {
-	case t.room == 0:
-		t.rows = append(t.rows, *r)
-	case len(t.rows) < t.room:
-		t.rows = append(t.rows, *r)
-		t.up(len(t.rows) - 1)
-	case t.query.Order.compare(r, &t.rows[0]) < 0:
-		t.rows[0] = *r
-		t.down()
-	}
-}
-
-// after reports whether row i comes after row k on the page.
-func (t *Tally) after(i, k int) bool { return t.query.Order.compare(&t.rows[i], &t.rows[k]) > 0 }
-
-func (t *Tally) up(i int) {
-	for i > 0 && t.after(i, (i-1)/2) {
-		t.rows[i], t.rows[(i-1)/2] = t.rows[(i-1)/2], t.rows[i]
-		i = (i - 1) / 2
-	}
-}
-
-func (t *Tally) down() {
-	for i := 0; ; {
-		child := 2*i + 1
-		if child+1 < len(t.rows) && t.after(child+1, child) {
-			child++
-		}
-		if child >= len(t.rows) || !t.after(child, i) {
-			return
-		}
-		t.rows[i], t.rows[child] = t.rows[child], t.rows[i]
-		i = child
-	}
-}
-
 // Page returns the rows of the page, in order, and the rest of the answer, whose Connections are for the store to append. It ends the
 // tally.
 func (t *Tally) Page() (rows []Row, p Page) {
@@ -153,8 +121,7 @@ func (t *Tally) Page() (rows []Row, p Page) {
 		p.Groups = t.pageOfGroups()
 		return nil, p
 	}
-	slices.SortFunc(t.rows, func(a, b Row) int { return t.query.Order.compare(&a, &b) })
-	return cut(t.rows, &t.query), p
+	return cut(t.rows.sorted(), &t.query), p
 }
 
 // cut takes the page out of what is in order.
@@ -167,9 +134,12 @@ func cut[T any](all []T, q *Query) []T {
 }
 
 func (t *Tally) pageOfGroups() []Group {
-	slices.SortFunc(t.groups, func(a, b group) int { return t.query.Order.compareGroups(&a, &b) })
+	first := top[group]{room: t.room, compare: t.query.Order.compareGroups}
+	for i := range t.groups {
+		first.add(&t.groups[i])
+	}
 	page := []Group{}
-	for _, g := range cut(t.groups, &t.query) {
+	for _, g := range cut(first.sorted(), &t.query) {
 		page = append(page, Group{Key: g.key, Sums: g.public(), First: moment(g.first), Last: moment(g.last), LastSeen: moment(g.seen)})
 	}
 	return page

@@ -26,6 +26,7 @@ type Backend interface {
 	Rules(ctx context.Context) ([]Rule, error)
 	Interfaces(ctx context.Context) ([]Interface, error)
 	DNSCache(ctx context.Context, r DNSRequest) ([]DNSEntry, error)
+	Memory
 	Control
 }
 
@@ -168,6 +169,7 @@ func routes(b Backend) http.Handler {
 	for _, how := range []string{"shutdown", "restart"} {
 		handle(mux, "POST /api/v1/"+how, func(ctx context.Context, _ none) (none, error) { return none{}, b.Exit(ctx, how) })
 	}
+	historyRoutes(mux, b)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, Problem{fmt.Sprintf("no %s %s here", r.Method, r.URL.Path)})
 	})

@@ -46,7 +46,9 @@ type File struct {
 	History History `yaml:"connections"`
 	// Attribution says how the processes of connections are found.
 	Attribution Attribution `yaml:"attribution"`
-	IVPN        IVPN        `yaml:"ivpn"`
+	// Recording says where connections are kept for good.
+	Recording Recording `yaml:"history"`
+	IVPN      IVPN      `yaml:"ivpn"`
 
 	rules.Config `yaml:",inline"`
 }
@@ -187,6 +189,7 @@ func Default() File {
 		API:               API{Socket: "/run/weir/refd.sock"},
 		History:           History{MaxLive: 1 << 18, MaxEnded: 10_000, KeepEnded: 10 * time.Minute},
 		Attribution:       Attribution{Method: MethodAuto},
+		Recording:         Recording{Keep: 30 * 24 * time.Hour, MaxSize: 256, Exclude: []string{}},
 		Netfilter: Netfilter{
 			Variant:     "auto",
 			ChainPrefix: "WEIR",
@@ -346,6 +349,7 @@ func (f *File) check() []value {
 	loopback("split_tunnel.listen6", f.SplitTunnel.Listen6, def.Listen6, "IPv6")
 	loopback("ivpn.ping", f.IVPN.Ping, Default().IVPN.Ping, "IPv4")
 	found = append(found, f.DNS.check()...)
+	found = append(found, f.Recording.check()...)
 	found = append(found, f.checkPaths()...)
 	return append(found, f.checkHost(found)...)
 }
@@ -453,6 +457,7 @@ func (f *File) NeedRestart(next *File) []string {
 	differs("dns.nameserver.listen", f.DNS.Nameserver.sameListen(&next.DNS.Nameserver))
 	differs("connections", f.History == next.History)
 	differs("attribution", f.Attribution == next.Attribution)
+	differs("history", reflect.DeepEqual(f.Recording, next.Recording))
 	differs("ivpn", f.IVPN == next.IVPN)
 	return names
 }

@@ -1,0 +1,23 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/weirfw/weir/pkg/connstore"
+)
+
+// Memory is the part of a Backend that knows what was.
+type Memory interface {
+	// History answers a query about connections from the history on disk.
+	History(ctx context.Context, q connstore.Query) (connstore.Page, error)
+}
+
+func historyRoutes(mux *http.ServeMux, b Memory) {
+	handle(mux, "POST /api/v1/history/query", b.History)
+}
+
+// History asks for connections in the history on disk. The error wraps ErrRefused if there is none.
+func (c *Client) History(ctx context.Context, q connstore.Query) (p connstore.Page, err error) {
+	return p, c.call(ctx, http.MethodPost, "history/query", q, &p)
+}
