@@ -8,6 +8,8 @@ needs=(
 	curl:curl dig:dnsutils kdig:knot-dnsutils drill:ldnsutils dnsperf:dnsperf dnsmasq:dnsmasq-base ping:iputils-ping iperf3:iperf3 socat:socat
 	wg-quick:wireguard-tools wireguard-go:wireguard-go
 	tcpdump:tcpdump sysctl:procps ps:procps nc:netcat-openbsd git:git
+	chromium:chromium # looks at the web page
+	promtool:prometheus # checks our metrics
 	python3:python3 # programs of tests, and the benchmarks' harness
 	gcc:gcc # the race detector needs cgo
 )
@@ -35,11 +37,11 @@ if ((EUID != 0)); then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-if [[ " ${missing[*]} " != *" systemd-resolved "* ]]; then
+if [[ " ${missing[*]} " != *" systemd-resolved "* && " ${missing[*]} " != *" prometheus "* ]]; then
 	exec apt-get install -q -y --no-install-recommends "${missing[@]}"
 fi
-# Installing resolved makes it this host's resolver. Tests want its program only: a mount namespace keeps /etc/resolv.conf as it
-# is and refuses to start services, and at the next boot it is not started either.
+# Installing resolved makes it this host's resolver, and prometheus would run. Tests want their programs only: a mount namespace keeps
+# /etc/resolv.conf as it is and refuses to start services, and at the next boot they are not started either.
 policy=$(mktemp)
 printf '#!/bin/sh\nexit 101\n' >"$policy"
 chmod 755 "$policy"
@@ -53,5 +55,7 @@ unshare --mount --propagation private bash -euc '
 	apt-get install -q -y --no-install-recommends "$@"
 ' install "$policy" "${missing[@]}"
 if [[ -d /run/systemd/system ]]; then
-	systemctl disable -q systemd-resolved
+	for service in systemd-resolved prometheus; do
+		[[ " ${missing[*]} " != *" $service "* ]] || systemctl disable -q "$service"
+	done
 fi

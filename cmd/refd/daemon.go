@@ -65,7 +65,7 @@ func (c *runCmd) Run(a *app) error {
 		log.Warn("configuration: " + n.Error())
 	}
 	d, err := refd.New(refd.Options{
-		ConfigPath: cfg.Path, Config: cfg, Interfaces: ifaces, Confirm: c.Confirm, Version: versionText(), Logger: log, Level: level,
+		ConfigPath: cfg.Path, NewConfigPath: a.configPath(), Config: cfg, Interfaces: ifaces, Confirm: c.Confirm, Version: versionText(), Logger: log, Level: level,
 	})
 	if err != nil {
 		return err

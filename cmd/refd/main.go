@@ -38,6 +38,7 @@ type cli struct {
 	Interfaces interfacesCmd `cmd:"" help:"List network interfaces, and which is the default."`
 	Split      splitCmd      `cmd:"" help:"Show the split tunnel, or switch it on or off."`
 	DNS        dnsCmd        `cmd:"" name:"dns" help:"Show or empty the cache of refd's nameserver."`
+	UI         uiCmd         `cmd:"" name:"ui" help:"Make a login link for the web page, for one use, and open it."`
 	Reload     reloadCmd     `cmd:"" help:"Read the configuration again; a bad one changes nothing."`
 	Confirm    confirmCmd    `cmd:"" help:"Confirm a run that was started with --confirm."`
 	Pause      pauseCmd      `cmd:"" help:"Stop intercepting for a time: everything passes."`

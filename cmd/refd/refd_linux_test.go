@@ -264,7 +264,9 @@ func serve(t *testing.T, f *fake) string {
 	socket := filepath.Join(t.TempDir(), "s")
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- api.Serve(ctx, socket, f, slog.New(slog.DiscardHandler), func() { close(ready) }) }()
+	go func() {
+		done <- api.Serve(ctx, api.Config{Socket: socket, Backend: f, Logger: slog.New(slog.DiscardHandler)}, func() { close(ready) })
+	}()
 	t.Cleanup(func() {
 		cancel()
 		assert.NoError(t, <-done)

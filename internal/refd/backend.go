@@ -239,12 +239,16 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	// what needs a restart stays as it runs
 	running := *d.cfg
 	running.Rules, running.Config, running.Log.Level = cfg.Rules, cfg.Config, cfg.Log.Level
+	if running.SplitTunnel.Enabled = cfg.SplitTunnel.Enabled; d.split != nil {
+		d.switchSplit(&running.File)
+	}
 	if d.nameserver.server != nil {
 		listen := running.DNS.Nameserver.Listen
 		running.DNS.Nameserver = cfg.DNS.Nameserver
 		running.DNS.Nameserver.Listen = listen
 	}
 	d.cfg = &running
+	d.feed.tell(func(w *watcher) { w.changed = true })
 	d.log.Info("configuration reloaded", "rules", res.Rules, "need_restart", res.NeedRestart)
 	// the rules are in force: whoever asked may go away meanwhile
 	if res.Changed, err = d.firewall.Reevaluate(context.WithoutCancel(ctx), firewall.Everything); err != nil {

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
 	"github.com/weirfw/weir/pkg/connstore"
 	"github.com/weirfw/weir/pkg/extverdict"
@@ -29,6 +28,8 @@ import (
 type Options struct {
 	// ConfigPath is read again on reload; empty if there is no file.
 	ConfigPath string
+	// NewConfigPath is where changes by the API make one if there is none; empty is to refuse them.
+	NewConfigPath string
 	// Config is the checked configuration. Required.
 	Config *config.Loaded
 	// Interfaces are what Config.Rules looks interface names up in. Required.
@@ -85,10 +86,16 @@ type Daemon struct {
 	ivpn *ivpn.Interop
 	vpn  *module.Service
 
+	feed    feed
+	traffic traffic
+	notices *module.Notifications
+	editing sync.Mutex // held while the configuration file is changed
+
 	root         *module.Group
 	interception *module.Switch
 	pauser       *module.Pauser
 	guard        *module.Service
+	server       *module.Service
 	resolver     *module.Service
 	exit         *module.Exit
 
@@ -96,6 +103,7 @@ type Daemon struct {
 	cfg        *config.Loaded
 	confirmBy  atomic.Pointer[time.Time]
 	confirm    *module.Task
+	sampler    *module.Task
 	rolledBack atomic.Bool
 	// firstErr gets the error of interception that was never ready.
 	firstErr chan error
@@ -106,7 +114,7 @@ var ErrRolledBack = errors.New("not confirmed in time: interception was stopped 
 
 // New builds a daemon; nothing runs yet and nothing of the host was changed.
 func New(opt Options) (*Daemon, error) {
-	d := &Daemon{opt: opt, log: opt.Logger, cfg: opt.Config, exit: module.NewExit(), firstErr: make(chan error, 1)}
+	d := &Daemon{opt: opt, log: opt.Logger, cfg: opt.Config, exit: module.NewExit(), notices: module.NewNotifications(opt.Logger), firstErr: make(chan error, 1)}
 	cfg := opt.Config
 	var err error
 	if d.processes, err = procinfo.New(d.attribution.finderConfig(&cfg.File)); err != nil {
@@ -128,6 +136,7 @@ func New(opt Options) (*Daemon, error) {
 	if err := d.buildHistory(); err != nil {
 		return nil, err
 	}
+	d.store.OnChange(d.feed.note)
 	if err := d.buildNaming(); err != nil {
 		return nil, err
 	}
@@ -158,6 +167,9 @@ func (d *Daemon) buildFirewall() error {
 	}
 	if d.ivpn != nil {
 		fc.Services = append(fc.Services, firewall.Service{Protocol: packet.TCP, Addr: cfg.IVPN.Ping})
+	}
+	if cfg.API.Listen.IsValid() {
+		fc.Services = append(fc.Services, firewall.Service{Protocol: packet.TCP, Addr: cfg.API.Listen})
 	}
 	if cfg.Mode == config.Observe {
 		fc.Mode = firewall.Observe
@@ -192,15 +204,14 @@ func (d *Daemon) buildModules() error {
 	links, err1 := module.NewService(module.ServiceConfig{Name: "interfaces", Logger: d.log, Run: d.runLinks})
 	guard, err2 := module.NewService(module.ServiceConfig{Name: "firewall", Logger: d.log, Run: d.firewall.Run})
 	packets, err3 := module.NewService(module.ServiceConfig{Name: "packets", Logger: d.log, Run: d.runSource})
-	server, err4 := module.NewService(module.ServiceConfig{Name: "api", Logger: d.log, Run: func(ctx context.Context, ready func()) error {
-		return api.Serve(ctx, d.opt.Config.API.Socket, backend{d}, d.log.With("module", "api"), ready)
-	}})
+	server, err4 := module.NewService(module.ServiceConfig{Name: "api", Logger: d.log, Run: d.serveAPI})
 	control, err5 := module.New(module.Config{Name: "control", Logger: d.log, Start: d.startControl})
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return fmt.Errorf("build modules: %w", err)
 	}
-	d.guard = guard
+	d.guard, d.server = guard, server
 	d.confirm = control.Task("confirm", d.rollBack)
+	d.sampler = control.Task("traffic", d.sample)
 	var err error
 	d.interception, err = module.NewSwitch(module.SwitchConfig{Name: "interception", Logger: d.log, Module: packets, Position: module.On})
 	if err != nil {
@@ -255,6 +266,7 @@ func (d *Daemon) buildModules() error {
 // exit status of the process.
 func (d *Daemon) Run(ctx context.Context) (status int, err error) {
 	d.started = time.Now()
+	defer d.notices.Watch(d.root)()
 	status, err = module.Run(ctx, d.root, d.exit)
 	if d.rolledBack.Load() {
 		return 1, errors.Join(ErrRolledBack, err, Cleanup(context.WithoutCancel(ctx), &d.opt.Config.File, d.log))
@@ -314,6 +326,7 @@ func (d *Daemon) startControl(ctx context.Context) error {
 		<-settled
 		return fmt.Errorf("start interception: %w", err)
 	}
+	d.sampler.Repeat(trafficStep)
 	if d.opt.Confirm > 0 {
 		by := time.Now().Add(d.opt.Confirm)
 		d.confirmBy.Store(&by)

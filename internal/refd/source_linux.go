@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/internal/refd/metrics"
 	"github.com/weirfw/weir/pkg/nfq"
 )
 
@@ -88,4 +89,16 @@ func (s *nfqSource) cleanup(ctx context.Context) error {
 		return fmt.Errorf("clean up: %w", err)
 	}
 	return nil
+}
+
+// sourceFigures are what of the figures of the backend goes to Prometheus.
+func sourceFigures(s source) metrics.Source {
+	q, ok := s.(*nfqSource)
+	if !ok {
+		return metrics.Source{}
+	}
+	f := q.Stats()
+	return metrics.Source{Packets: f.Packets, Verdicts: f.Verdicts, Drops: map[string]uint64{
+		"kernel-queue": f.KernelDrops, "receive-buffer": f.UserDrops, "pending": f.Overflows, "timeout": f.Timeouts,
+	}}
 }

@@ -10,6 +10,7 @@ import (
 	"runtime"
 
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/internal/refd/metrics"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/splittunnel"
 )
@@ -30,3 +31,5 @@ func Cleanup(context.Context, *config.File, *slog.Logger) error {
 func openEngine(*config.File, source, *slog.Logger, func(packet.Tuple) (splittunnel.Path, bool)) (splittunnel.Engine, error) {
 	return nil, unsupported("split tunnel")
 }
+
+func sourceFigures(source) metrics.Source { return metrics.Source{} }

@@ -92,7 +92,17 @@ func (d *Daemon) buildSplit() error {
 	if err != nil {
 		return fmt.Errorf("split tunnel: %w", err)
 	}
+	d.switchSplit(&d.cfg.File)
 	return nil
+}
+
+// switchSplit switches the split tunnel as the configuration says.
+func (d *Daemon) switchSplit(cfg *config.File) {
+	want := splittunnel.Off
+	if cfg.SplitTunnel.Enabled {
+		want = splittunnel.On
+	}
+	d.split.Switch(want)
 }
 
 // knownPath returns the path of a connection that was split before.

@@ -48,6 +48,8 @@ type Firewall struct {
 	closing  closingTable
 	alarms   alarms
 	stats    counters
+
+	firstPacket, decision histogram
 	// orphansEnded is when endOrphans last looked.
 	orphansEnded time.Time
 }
@@ -323,6 +325,8 @@ func (f *Firewall) ReportUsage(us []intercept.Usage) {
 	for _, u := range us {
 		if c := f.cfg.Store.Get(u.Tuple); c != nil {
 			c.AddUsage(u.ReceivedBytes, u.SentBytes)
+			f.stats.received.Add(u.ReceivedBytes)
+			f.stats.sent.Add(u.SentBytes)
 		}
 	}
 }

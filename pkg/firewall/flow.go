@@ -28,6 +28,8 @@ type flow struct {
 	older bool
 	// policy is the number of re-evaluations when the decision began.
 	policy uint64
+	// began is when judging did.
+	began time.Time
 }
 
 // flowTable holds the flows. A flow leaves it when its connection is decided
@@ -139,7 +141,7 @@ func (f *Firewall) judge(ctx context.Context, fl *flow) {
 	shard.mu.Lock()
 	first := fl.queue[0]
 	shard.mu.Unlock()
-	fl.older, fl.policy = older(first.Info()), f.policy.Load()
+	fl.older, fl.policy, fl.began = older(first.Info()), f.policy.Load(), time.Now()
 
 	c := f.connectionOf(first.Info())
 	s := *c.State() // nobody else's until the decision is recorded, or waits
@@ -251,6 +253,7 @@ func (f *Firewall) carryOut(fl *flow, c *conn.Conn, r filtered) {
 	if r.redirects() && fl.older {
 		r, lost = f.redirectOlder(r)
 	}
+	f.decision.add(time.Since(fl.began))
 	action, route := f.record(c, r)
 	r.count()
 	shard := f.flows.of(fl.tuple)
@@ -262,6 +265,7 @@ func (f *Firewall) carryOut(fl *flow, c *conn.Conn, r filtered) {
 			c.SetAction(action, route)
 			delete(shard.m, fl.tuple)
 			shard.mu.Unlock()
+			f.firstPacket.add(time.Since(c.State().Started))
 			f.overtaken(c)
 			f.noteName(c)
 			return

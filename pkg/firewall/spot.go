@@ -65,7 +65,7 @@ func (f *Firewall) judgeOnTheSpot(fl *flow, p packet.Packet) bool {
 		return false // who opened an older one may have to be searched for
 	}
 	ctx := context.Background() // nothing waits that could be ended
-	fl.policy = f.policy.Load()
+	fl.policy, fl.began = f.policy.Load(), time.Now()
 	c := f.connectionOf(p.Info())
 	s := *c.State()
 	r, decided, err := f.beforeFilter(ctx, p, &s, glance)

@@ -17,6 +17,8 @@ type counters struct {
 	applyErrors    atomic.Uint64
 	onTheSpot      atomic.Uint64
 	reassigned     atomic.Uint64
+	received       atomic.Uint64
+	sent           atomic.Uint64
 }
 
 // Stats are counts since New.
@@ -41,6 +43,9 @@ type Stats struct {
 	OnTheSpot uint64 `json:"onTheSpot"`
 	// Reassigned counts connections that turned out to belong to another process.
 	Reassigned uint64 `json:"reassigned"`
+	// ReceivedBytes and SentBytes are those of connections, as far as the packet backend has told of them.
+	ReceivedBytes uint64 `json:"receivedBytes"`
+	SentBytes     uint64 `json:"sentBytes"`
 	// Waiting is how many connections wait for a handler, name or person now.
 	Waiting int `json:"waiting"`
 }
@@ -55,6 +60,8 @@ func (f *Firewall) Stats() Stats {
 		ApplyErrors:    f.stats.applyErrors.Load(),
 		OnTheSpot:      f.stats.onTheSpot.Load(),
 		Reassigned:     f.stats.reassigned.Load(),
+		ReceivedBytes:  f.stats.received.Load(),
+		SentBytes:      f.stats.sent.Load(),
 		Waiting:        int(f.waiting.n.Load() + f.asking[0].n.Load() + f.asking[1].n.Load()),
 	}
 	for i := range s.Verdicts {

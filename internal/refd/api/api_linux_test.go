@@ -56,6 +56,11 @@ func (f *fake) Exit(_ context.Context, how string) error {
 // serve runs a server until the end of the test.
 func serve(t *testing.T, b api.Backend) (socket string) {
 	t.Helper()
+	return serveConfig(t, api.Config{Backend: b})
+}
+
+func serveConfig(t *testing.T, cfg api.Config) (socket string) {
+	t.Helper()
 	testutil.NoLeaks(t)
 	dir, err := os.MkdirTemp("", "weir") //nolint:usetesting // a short path (unix(7)), where another user can get
 	if err != nil {
@@ -70,7 +75,8 @@ func serve(t *testing.T, b api.Backend) (socket string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- api.Serve(ctx, socket, b, slog.New(slog.DiscardHandler), func() { close(ready) })
+		cfg.Socket, cfg.Logger = socket, slog.New(slog.DiscardHandler)
+		done <- api.Serve(ctx, cfg, func() { close(ready) })
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -88,6 +94,11 @@ func serve(t *testing.T, b api.Backend) (socket string) {
 		t.Fatalf("Serve: %v", err)
 	}
 	return socket
+}
+
+// plain is a server on a socket alone.
+func plain(socket string) api.Config {
+	return api.Config{Socket: socket, Backend: &fake{}, Logger: slog.New(slog.DiscardHandler)}
 }
 
 func client(t *testing.T, socket string) *api.Client {
@@ -140,7 +151,7 @@ func TestNobodyListens(t *testing.T) {
 
 func TestStaleSocketIsReplacedAndALiveOneIsNot(t *testing.T) {
 	socket := serve(t, &fake{})
-	err := api.Serve(t.Context(), socket, &fake{}, slog.New(slog.DiscardHandler), func() { t.Error("ready") })
+	err := api.Serve(t.Context(), plain(socket), func() { t.Error("ready") })
 	if err == nil || !strings.Contains(err.Error(), "another refd") {
 		t.Errorf("second server: got %v", err)
 	}
@@ -159,7 +170,7 @@ func TestStaleSocketIsReplacedAndALiveOneIsNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	if err := api.Serve(ctx, stale, &fake{}, slog.New(slog.DiscardHandler), cancel); err != nil {
+	if err := api.Serve(ctx, plain(stale), cancel); err != nil {
 		t.Errorf("on a stale socket: %v", err)
 	}
 }
@@ -178,7 +189,7 @@ func TestNothingElseIsReplaced(t *testing.T) {
 		file: "not a socket: choose another api.socket", folder: "not a socket", link: "not a socket",
 		other: "somebody else's: choose another api.socket", filepath.Join(file, "s"): "make folder",
 	} {
-		err := api.Serve(t.Context(), path, &fake{}, slog.New(slog.DiscardHandler), func() { t.Errorf("serves at %s", path) })
+		err := api.Serve(t.Context(), plain(path), func() { t.Errorf("serves at %s", path) })
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("at %s: got %v; want %q", path, err, want)
 		}
@@ -218,6 +229,7 @@ func TestBadRequests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		req.Header.Set("Content-Type", "application/json")
 		res, err := h.Do(req)
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)

@@ -52,6 +52,9 @@ func (c *Client) call(ctx context.Context, method, route string, in, out any) er
 	if err != nil {
 		return fmt.Errorf("request %s: %w", route, err)
 	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	res, err := c.http.Do(req)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
@@ -134,4 +137,9 @@ func (c *Client) Split(ctx context.Context, on bool) (r ReloadResult, err error)
 // Do asks for one of resume, confirm, shutdown, restart.
 func (c *Client) Do(ctx context.Context, what string) error {
 	return c.call(ctx, http.MethodPost, what, nil, &none{})
+}
+
+// Link asks for a login link of the web page, with the role; that of the caller if it is NoRole.
+func (c *Client) Link(ctx context.Context, r Role) (l Link, err error) {
+	return l, c.call(ctx, http.MethodPost, "session/link", LinkRequest{Role: r}, &l)
 }

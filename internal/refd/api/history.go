@@ -13,8 +13,12 @@ type Memory interface {
 	History(ctx context.Context, q connstore.Query) (connstore.Page, error)
 }
 
-func historyRoutes(mux *http.ServeMux, b Memory) {
-	handle(mux, "POST /api/v1/history/query", b.History)
+func historyRoutes(b Memory) []*route {
+	return []*route{
+		on(http.MethodGet, "/api/v1/history", ReadOnly, "List connections of the history on disk, a page at a time.",
+			func(ctx context.Context, r ListRequest) (Rows, error) { return list(ctx, b.History, r) }),
+		on(http.MethodPost, "/api/v1/history/query", ReadOnly, "Query the history on disk, with everything that is known of connections, in groups, or over time.", b.History),
+	}
 }
 
 // History asks for connections in the history on disk. The error wraps ErrRefused if there is none.

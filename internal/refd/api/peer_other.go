@@ -9,6 +9,6 @@ import (
 	"runtime"
 )
 
-var errNoPeer = fmt.Errorf("peer credentials on %s/%s: %w", runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)
-
-func peerCredentials(net.Conn) peer { return peer{err: errNoPeer} }
+func peerCredentials(*net.UnixConn) peer {
+	return peer{err: fmt.Errorf("peer credentials on %s/%s: %w", runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)}
+}

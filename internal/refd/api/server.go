@@ -2,97 +2,193 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"github.com/weirfw/weir/pkg/connstore"
 )
 
-// Backend is what the API talks to.
-type Backend interface {
-	Status(ctx context.Context) (Status, error)
-	Connections(ctx context.Context, q connstore.Query) (connstore.Page, error)
-	Explain(ctx context.Context, r ExplainRequest) (Explanation, error)
-	Rules(ctx context.Context) ([]Rule, error)
-	Interfaces(ctx context.Context) ([]Interface, error)
-	DNSCache(ctx context.Context, r DNSRequest) ([]DNSEntry, error)
-	Memory
-	Control
+const (
+	// maxRequest bounds the body of a request.
+	maxRequest = 1 << 20
+	// maxConns is how many connections there may be over TCP, and maxStreams how many streams of events over both.
+	maxConns   = 256
+	maxStreams = 128
+	// grace is how long requests may go on when the server stops: what is slow all the same is cut.
+	grace = 3 * time.Second
+)
+
+// Config of a server.
+type Config struct {
+	// Socket is the path of the unix socket. Required.
+	Socket string
+	// Group is the name of a group whose members may use the socket, with GroupRole. None if it is empty or does not exist.
+	Group     string
+	GroupRole Role
+	// Listen is a loopback address for TCP; not valid is none.
+	Listen netip.AddrPort
+	// TokenDir is where the tokens for TCP are written, readable for the group. Required if Listen is valid.
+	TokenDir string
+	// Backend answers. Required.
+	Backend Backend
+	// Page serves the files of the web page, and Metrics those figures. Optional.
+	Page    http.Handler
+	Metrics http.Handler
+	// Trouble is told what does not work while the socket does, and with nil that it works again. Optional.
+	Trouble func(error)
+	// Logger is required.
+	Logger *slog.Logger
+
+	// unlimited lets tests ask as often as they like.
+	unlimited bool
 }
 
-// Control is the part of a Backend that changes something.
-type Control interface {
-	Reload(ctx context.Context) (ReloadResult, error)
-	Pause(ctx context.Context, d time.Duration) error
-	Resume(ctx context.Context) error
-	// Split switches the split tunnel, and says how many connections changed.
-	Split(ctx context.Context, r SplitRequest) (ReloadResult, error)
-	Confirm(ctx context.Context) error
-	DNSFlush(ctx context.Context, r DNSRequest) (DNSFlushed, error)
-	Exit(ctx context.Context, how string) error
-}
-
-// ErrRefused is wrapped by errors that the caller can mend: a bad request, or
-// one that makes no sense now.
-var ErrRefused = errors.New("refused")
-
-// maxRequest bounds the body of a request.
-const maxRequest = 1 << 20
-
-// Serve serves b on the unix socket at path until ctx is done. Only root and
-// the user refd runs as are answered. ready is called when it listens.
-func Serve(ctx context.Context, path string, b Backend, log *slog.Logger, ready func()) error {
-	ln, err := listen(ctx, path)
+// Serve serves until ctx is done. ready is called when it listens on the socket. Where it cannot listen on TCP it tries again, and
+// the socket works meanwhile.
+func Serve(ctx context.Context, cfg Config, ready func()) error {
+	gid, err := groupID(cfg.Group)
+	if err != nil {
+		cfg.Logger.Info("nobody but root may use the API socket", "reason", err)
+	}
+	ln, err := listen(ctx, cfg.Socket, gid)
 	if err != nil {
 		return err
 	}
+	k := newKeys(time.Now)
+	a := newAccess(ctx, &cfg, k, groupAccess{gid, cfg.GroupRole})
 	srv := &http.Server{
-		Handler:           guard(routes(b), log),
+		Handler:           a,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		ConnContext:       withPeer,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
+		// whoever sends nonsense here must not fill the log
+		ErrorLog:    slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		ConnContext: withPeer,
+		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
+	overTCP := make(chan struct{})
+	go func() {
+		defer close(overTCP)
+		serveTCP(ctx, &cfg, srv, k, gid)
+	}()
 	ready()
 	select {
 	case err := <-served:
-		return fmt.Errorf("serve %s: %w", path, err)
+		return errors.Join(fmt.Errorf("serve %s: %w", cfg.Socket, err), srv.Close())
 	case <-ctx.Done():
 	}
-	// requests see ctx; what is slow all the same is cut
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 4*time.Second)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	err = srv.Shutdown(stop)
 	if err != nil {
 		err = srv.Close()
 	}
 	<-served
+	<-overTCP
 	if err != nil {
-		return fmt.Errorf("stop serving %s: %w", path, err)
+		return fmt.Errorf("stop serving %s: %w", cfg.Socket, err)
 	}
 	return nil
 }
 
-// listen opens the socket with mode 0600. Its folder is made, for the own user
-// alone, if there is none; one that is there keeps its mode. A socket that
-// nobody listens on is left over from a crash and replaced; anything else that
-// is in the way stays.
-func listen(ctx context.Context, path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+// serveTCP serves on the loopback address until ctx is done or the server is closed.
+func serveTCP(ctx context.Context, cfg *Config, srv *http.Server, k *keys, gid int) {
+	if !cfg.Listen.IsValid() {
+		return
+	}
+	trouble := cfg.Trouble
+	if trouble == nil {
+		trouble = func(error) {}
+	}
+	const pause = 10 * time.Second
+	for {
+		ln, err := listenTCP(ctx, cfg, k, gid)
+		if err == nil {
+			trouble(nil)
+			err = srv.Serve(ln)
+		}
+		if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+			return
+		}
+		cfg.Logger.Warn("the web page is not served", "listen", cfg.Listen, "err", err)
+		trouble(err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// listenTCP opens the listener and writes the tokens for it.
+func listenTCP(ctx context.Context, cfg *Config, k *keys, gid int) (net.Listener, error) {
+	if !cfg.Listen.Addr().IsLoopback() {
+		return nil, fmt.Errorf("listen on %v: %w: not a loopback address", cfg.Listen, ErrRefused)
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", cfg.Listen.String())
+	if err != nil {
+		return nil, fmt.Errorf("listen for the web page: %w", err)
+	}
+	if err := writeTokens(cfg.TokenDir, k, gid); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return &limited{Listener: ln, slots: make(chan struct{}, maxConns), done: ctx.Done()}, nil
+}
+
+// tokenFiles are the names of the files with the tokens of roles.
+//
+//nolint:gochecknoglobals // a table that nobody writes
+var tokenFiles = map[Role]string{ReadOnly: "api-read.token", ReadWrite: "api.token"}
+
+// writeTokens makes new tokens and writes them where root and the group can read them.
+func writeTokens(dir string, k *keys, gid int) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make folder of the API tokens: %w", err)
+	}
+	for role, name := range tokenFiles {
+		if err := writeToken(filepath.Join(dir, name), k.newToken(role), gid); err != nil {
+			return fmt.Errorf("write API token: %w", err)
+		}
+	}
+	return nil
+}
+
+func writeToken(path, text string, gid int) error {
+	temp, err := os.CreateTemp(filepath.Dir(path), ".token-*") // mode 0600
+	if err != nil {
+		return err //nolint:wrapcheck // writeTokens does
+	}
+	_, err = temp.WriteString(text + "\n")
+	if gid >= 0 {
+		err = errors.Join(err, temp.Chown(-1, gid))
+	}
+	err = errors.Join(err, temp.Chmod(0o640), temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp.Name()))
+	}
+	return nil
+}
+
+// listen opens the socket: with mode 0600, or 0660 for a group. Its folder is made, for the own user (and the group) alone, if there
+// is none; one that is there lets the group through if it is ours alone, and keeps its mode otherwise. A socket that nobody listens
+// on is left over from a crash and replaced; anything else that is in the way stays.
+func listen(ctx context.Context, path string, gid int) (net.Listener, error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of the API socket: %w", err)
 	}
 	if err := makeRoom(ctx, path); err != nil {
@@ -103,10 +199,32 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	mode := fs.FileMode(0o600)
+	if gid >= 0 {
+		if err := openTo(dir, path, gid); err != nil {
+			return nil, errors.Join(fmt.Errorf("let the group use %s: %w", path, err), ln.Close())
+		}
+		mode = 0o660
+	}
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, errors.Join(fmt.Errorf("protect %s: %w", path, err), ln.Close())
 	}
 	return ln, nil
+}
+
+// openTo gives a socket to a group, and lets the group through a folder that is its owner's alone.
+func openTo(dir, path string, gid int) error {
+	if err := os.Lchown(path, -1, gid); err != nil {
+		return err //nolint:wrapcheck // listen does
+	}
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		return err //nolint:wrapcheck // listen does
+	}
+	if err := os.Chown(dir, -1, gid); err != nil {
+		return err //nolint:wrapcheck // listen does
+	}
+	return os.Chmod(dir, 0o710) //nolint:wrapcheck // listen does
 }
 
 // makeRoom removes the socket of a refd that crashed.
@@ -134,99 +252,4 @@ func makeRoom(ctx context.Context, path string) error {
 		return fmt.Errorf("remove stale socket: %w", err)
 	}
 	return nil
-}
-
-// guard lets only permitted peers in and bounds what they send.
-func guard(next http.Handler, log *slog.Logger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p := peerOf(r.Context())
-		if p.err != nil || p.uid != 0 && p.uid != uint32(os.Geteuid()) {
-			log.Warn("API request refused", "uid", p.uid, "pid", p.pid, "err", p.err)
-			answer(w, http.StatusForbidden, Problem{"only root may talk to refd: use sudo"})
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
-		next.ServeHTTP(w, r)
-	})
-}
-
-func routes(b Backend) http.Handler {
-	mux := http.NewServeMux()
-	handle(mux, "GET /api/v1/status", func(ctx context.Context, _ none) (Status, error) { return b.Status(ctx) })
-	handle(mux, "POST /api/v1/connections/query", b.Connections)
-	handle(mux, "POST /api/v1/explain", b.Explain)
-	handle(mux, "GET /api/v1/rules", func(ctx context.Context, _ none) ([]Rule, error) { return b.Rules(ctx) })
-	handle(mux, "GET /api/v1/interfaces", func(ctx context.Context, _ none) ([]Interface, error) { return b.Interfaces(ctx) })
-	handle(mux, "POST /api/v1/reload", func(ctx context.Context, _ none) (ReloadResult, error) { return b.Reload(ctx) })
-	handle(mux, "POST /api/v1/pause", func(ctx context.Context, r PauseRequest) (none, error) {
-		return none{}, b.Pause(ctx, time.Duration(r.Seconds*float64(time.Second)))
-	})
-	handle(mux, "POST /api/v1/split", b.Split)
-	handle(mux, "POST /api/v1/dns/cache", b.DNSCache)
-	handle(mux, "POST /api/v1/dns/flush", b.DNSFlush)
-	handle(mux, "POST /api/v1/resume", func(ctx context.Context, _ none) (none, error) { return none{}, b.Resume(ctx) })
-	handle(mux, "POST /api/v1/confirm", func(ctx context.Context, _ none) (none, error) { return none{}, b.Confirm(ctx) })
-	for _, how := range []string{"shutdown", "restart"} {
-		handle(mux, "POST /api/v1/"+how, func(ctx context.Context, _ none) (none, error) { return none{}, b.Exit(ctx, how) })
-	}
-	historyRoutes(mux, b)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, http.StatusNotFound, Problem{fmt.Sprintf("no %s %s here", r.Method, r.URL.Path)})
-	})
-	return mux
-}
-
-// none is an empty request or answer.
-type none struct{}
-
-// handle serves one route: strict JSON in, JSON out.
-func handle[In, Out any](mux *http.ServeMux, pattern string, do func(context.Context, In) (Out, error)) {
-	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		var in In
-		if _, empty := any(in).(none); !empty {
-			if err := decode(r.Body, &in); err != nil {
-				status := http.StatusBadRequest
-				if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-					status = http.StatusRequestEntityTooLarge
-				}
-				answer(w, status, Problem{"bad request: " + err.Error()})
-				return
-			}
-		}
-		out, err := do(r.Context(), in)
-		switch {
-		case errors.Is(err, ErrRefused):
-			answer(w, http.StatusUnprocessableEntity, Problem{err.Error()})
-		case err != nil:
-			answer(w, http.StatusInternalServerError, Problem{err.Error()})
-		default:
-			answer(w, http.StatusOK, out)
-		}
-	})
-}
-
-// decode reads one JSON value and nothing else.
-func decode(r io.Reader, v any) error {
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err //nolint:wrapcheck // the caller adds what it was
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more behind the JSON value")
-	}
-	return nil
-}
-
-func answer(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		status, b = http.StatusInternalServerError, []byte(`{"error":"answer cannot be written as JSON"}`)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	if _, err := w.Write(append(b, '\n')); err != nil {
-		return // the peer is gone: nobody is left to tell
-	}
 }

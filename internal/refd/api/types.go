@@ -187,4 +187,6 @@ type Rule struct {
 // Problem is an error answer.
 type Problem struct {
 	Error string `json:"error"`
+	// Problems are those with the keys of a configuration, if that is what was wrong.
+	Problems []KeyProblem `json:"problems,omitempty"`
 }

@@ -74,6 +74,11 @@ type Log struct {
 type API struct {
 	// Socket is the path of the unix socket.
 	Socket string `yaml:"socket"`
+	// Group is whose members may use the socket and read the tokens, with GroupRole: read or write. Empty is nobody.
+	Group     string    `yaml:"group"`
+	GroupRole GroupRole `yaml:"group_role"`
+	// Listen is the loopback address of the web page; not valid, written "", is none.
+	Listen netip.AddrPort `yaml:"listen"`
 }
 
 // History bounds the memory of connections.
@@ -132,6 +137,8 @@ type Marks struct {
 // SplitTunnel configures what carries connections that leave by an interface of
 // their own.
 type SplitTunnel struct {
+	// Enabled is the switch: while it is off, nothing is split.
+	Enabled bool `yaml:"enabled"`
 	// Engine is kroute, proxy or none.
 	Engine SplitEngine `yaml:"engine"`
 	// Table is kroute's first routing table, and Priority that of its rules.
@@ -186,7 +193,7 @@ func Default() File {
 		Ask:               Ask{Timeout: time.Minute},
 		Handler:           Handler{Deadline: 250 * time.Millisecond},
 		Log:               Log{Level: slog.LevelInfo, Format: Text},
-		API:               API{Socket: "/run/weir/refd.sock"},
+		API:               API{Socket: "/run/weir/refd.sock", Group: "weir", GroupRole: GroupWrite, Listen: netip.MustParseAddrPort("127.0.0.1:818")},
 		History:           History{MaxLive: 1 << 18, MaxEnded: 10_000, KeepEnded: 10 * time.Minute},
 		Attribution:       Attribution{Method: MethodAuto},
 		Recording:         Recording{Keep: 30 * 24 * time.Hour, MaxSize: 256, Exclude: []string{}},
@@ -203,7 +210,7 @@ func Default() File {
 			PacketTimeout: 30 * time.Second,
 		},
 		SplitTunnel: SplitTunnel{
-			Engine: SplitKroute, Table: 1719, Priority: 719, Interfaces: 8,
+			Enabled: true, Engine: SplitKroute, Table: 1719, Priority: 719, Interfaces: 8,
 			Listen4: netip.MustParseAddrPort("127.0.0.17:719"), Listen6: netip.MustParseAddrPort("[::1]:719"),
 		},
 		DNS: DNS{
@@ -281,6 +288,15 @@ const (
 	IVPNFirewall IVPNRole = "firewall"
 )
 
+// GroupRole is read or write.
+type GroupRole string
+
+// What the group of the API's socket may do.
+const (
+	GroupRead  GroupRole = "read"
+	GroupWrite GroupRole = "write"
+)
+
 // LogFormat is text or json.
 type LogFormat string
 
@@ -313,6 +329,7 @@ func (f *File) check() []value {
 	oneOf("on_exit", string(f.OnExit), string(Closed), string(Open))
 	oneOf("failed", string(f.Failed), string(FailBlock), string(FailDrop))
 	oneOf("on_change", string(f.OnChange), string(Cut), string(Leave))
+	oneOf("api.group_role", string(f.API.GroupRole), string(GroupRead), string(GroupWrite))
 	oneOf("log.format", string(f.Log.Format), string(Text), string(JSON))
 	oneOf("netfilter.variant", f.Netfilter.Variant, "auto", "nft", "legacy")
 	oneOf("split_tunnel.engine", string(f.SplitTunnel.Engine), string(SplitKroute), string(SplitProxy), string(SplitNone))
@@ -347,6 +364,9 @@ func (f *File) check() []value {
 	def := Default().SplitTunnel
 	loopback("split_tunnel.listen4", f.SplitTunnel.Listen4, def.Listen4, "IPv4")
 	loopback("split_tunnel.listen6", f.SplitTunnel.Listen6, def.Listen6, "IPv6")
+	if a := f.API.Listen; a.IsValid() && (!a.Addr().IsLoopback() || a.Addr().Zone() != "" || a.Port() == 0) {
+		found = append(found, bad("api.listen", a.String(), "not a loopback address with a port", `write 127.0.0.1:818, or "" for no web page`))
+	}
 	loopback("ivpn.ping", f.IVPN.Ping, Default().IVPN.Ping, "IPv4")
 	found = append(found, f.DNS.check()...)
 	found = append(found, f.Recording.check()...)
@@ -449,7 +469,9 @@ func (f *File) NeedRestart(next *File) []string {
 	differs("log.format", f.Log.Format == next.Log.Format)
 	differs("api", f.API == next.API)
 	differs("netfilter", f.Netfilter == next.Netfilter)
-	differs("split_tunnel", f.SplitTunnel == next.SplitTunnel)
+	split := next.SplitTunnel
+	split.Enabled = f.SplitTunnel.Enabled // a reload does it
+	differs("split_tunnel", f.SplitTunnel == split)
 	dns := next.DNS
 	dns.CNAMEs = f.DNS.CNAMEs // a reload of the rules does it
 	dns.Nameserver = f.DNS.Nameserver

@@ -38,7 +38,7 @@ func TestBadFiles(t *testing.T) {
 			"global:\n  - {id: a, action: block}\n  - {id: a, action: block}\n",
 			`f.yaml:3:10: global[1].id: "a"`,
 		},
-		"keys of another section": {"split_tunnel: {use: true}\n", `f.yaml:1:16: unknown field "use" (the keys here are engine, interfaces, listen4, listen6, priority, table)`},
+		"keys of another section": {"split_tunnel: {use: true}\n", `f.yaml:1:16: unknown field "use" (the keys here are enabled, engine, interfaces, listen4, listen6, priority, table)`},
 		"key of another section":  {"split: {engine: proxy}\n", `f.yaml:1:9: unknown field "engine" (the keys here are exclude, include, interface, use)`},
 		"key of a rule":           {"apps:\n  - id: a\n    match: [{path: /x}]\n    split: {use: true, interfce: eth0}\n", `f.yaml:4:24: unknown field "interfce" (did you mean "interface"?)`},
 		"duration without unit":   {"ask: {timeout: 5}\n", `f.yaml:1:16: ask.timeout: "5": a duration without its unit (write 5s for seconds, or 5ms or 5m)`},

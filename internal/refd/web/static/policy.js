@@ -1,0 +1,43 @@
+// Profiles of apps and their rules, as the configuration file has them.
+
+import { call, get } from "/ui/api.js";
+
+export const nameOf = (p) => (p?.script || p?.path || "").split("/").pop() || "unknown";
+
+const slug = (text) => text.toLowerCase().replace(/[^a-z0-9.-]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 60) || "rule";
+
+// findApp returns the profile of a program: the first that the daemon finds for its path.
+export async function findApp(process) {
+  const apps = await get("apps");
+  const path = process.script || process.path;
+  const app = apps.find((a) => a.profile && a.profile.match?.some((m) => m.path === process.path || m.script === process.script && process.script)) || apps.find((a) => a.profile && a.path === path);
+  return app?.profile;
+}
+
+export function newProfile(process) {
+  return { id: slug(nameOf(process)), match: [process.script ? { script: process.script } : { path: process.path }] };
+}
+
+// uniqueID returns an id that no rule has: this one, or with a number.
+export async function uniqueID(wanted) {
+  const taken = new Set((await get("rules")).map((r) => r.id));
+  const id = slug(wanted);
+  for (let n = 1; ; n++) {
+    const one = n === 1 ? id : `${id}-${n}`;
+    if (!taken.has(one)) return one;
+  }
+}
+
+export const save = (id, profile, check) => call("PUT", "apps/" + encodeURIComponent(id), { profile, check: !!check });
+export const remove = (id) => call("DELETE", "apps/" + encodeURIComponent(id));
+
+// list turns "a, b" into what the API wants, and text turns it back.
+export const list = (text) => text.split(/[,\s]+/).filter(Boolean);
+export const text = (list) => (list || []).join(", ");
+
+// clean leaves out what is empty.
+export function clean(o) {
+  const out = {};
+  for (const [k, v] of Object.entries(o)) if (v !== "" && v !== undefined && v !== null && !(Array.isArray(v) && !v.length)) out[k] = v;
+  return out;
+}

@@ -1,0 +1,127 @@
+// The connections that the list has: the newest from the stream, older ones page by page. It is apart from the view, which draws it at
+// most once a frame.
+
+import { get, post } from "/ui/api.js";
+import { verdictOf } from "/ui/ui.js";
+
+const page = 200; // rows of a request
+const most = 120000; // rows kept; the oldest go
+
+export class Rows {
+  // changed is called when there is something to draw, at most once a frame.
+  constructor(params, changed) {
+    this.params = params;
+    this.list = []; // the oldest first, so that new ones are pushed
+    this.byID = new Map();
+    this.counts = {};
+    this.total = 0;
+    this.end = false; // nothing older is there
+    this.skipped = 0;
+    this.added = 0; // since the view took them
+    this.queued = false;
+    this.stopped = false;
+    this.changed = changed;
+  }
+
+  at(i) {
+    return this.list[this.list.length - 1 - i];
+  }
+
+  get length() {
+    return this.list.length;
+  }
+
+  draw() {
+    if (this.queued || this.stopped) return;
+    this.queued = true;
+    requestAnimationFrame(() => {
+      this.queued = false;
+      if (!this.stopped) this.changed();
+    });
+  }
+
+  stop() {
+    this.stopped = true;
+  }
+
+  // first loads the newest rows, with the counts of all.
+  async first() {
+    const p = new URLSearchParams(this.params);
+    p.set("limit", page);
+    const out = await get("connections?" + p);
+    this.counts = { ...out.byVerdict };
+    this.total = out.total;
+    const fresh = [];
+    for (const r of out.rows.reverse()) if (!this.byID.has(r.id)) fresh.push(r);
+    for (const r of fresh) this.byID.set(r.id, r);
+    this.list = fresh.concat(this.list);
+    this.end = out.rows.length < page;
+    this.draw();
+  }
+
+  // older loads the page before the oldest row.
+  async older() {
+    if (this.end || this.loading || !this.list.length || this.list.length >= most) return;
+    this.loading = true;
+    try {
+      const p = new URLSearchParams(this.params);
+      p.set("limit", 1000);
+      const oldest = this.list[0].started;
+      // rows that started at the same instant may be on both pages: they are known by their ids
+      p.set("until", new Date(new Date(oldest).getTime() + 1).toISOString());
+      const out = await get("connections?" + p);
+      const fresh = out.rows.reverse().filter((r) => !this.byID.has(r.id));
+      for (const r of fresh) this.byID.set(r.id, r);
+      this.list = fresh.concat(this.list);
+      if (!fresh.length) this.end = true;
+      this.draw();
+    } finally {
+      this.loading = false;
+    }
+  }
+
+  // add takes a batch of the stream.
+  add(batch) {
+    this.skipped += batch.skipped;
+    for (const r of batch.rows) {
+      const old = this.byID.get(r.id);
+      if (old) {
+        if (old.verdict !== r.verdict) this.count(old.verdict, -1), this.count(r.verdict, 1);
+        Object.assign(old, r);
+        continue;
+      }
+      this.byID.set(r.id, r);
+      this.list.push(r);
+      this.added++;
+      this.total++;
+      this.count(r.verdict, 1);
+    }
+    if (this.list.length > most) for (const r of this.list.splice(0, this.list.length - most + 5000)) this.byID.delete(r.id);
+    this.draw();
+  }
+
+  count(verdict, n) {
+    this.counts[verdict] = (this.counts[verdict] || 0) + n;
+  }
+
+  // refresh asks for the figures of rows that are on the screen.
+  async refresh(rows) {
+    const ids = rows.filter((r) => r && !r.ended).map((r) => r.id);
+    if (!ids.length) return;
+    const now = await post("connections/lookup", { ids });
+    this.add({ rows: now, skipped: 0 });
+  }
+
+  // sums counts what got somewhere, what did not, and what was split.
+  sums() {
+    const s = { allowed: 0, refused: 0, split: 0, other: 0 };
+    for (const [name, n] of Object.entries(this.counts)) {
+      const v = verdictOf(name);
+      if (v.allows) s.allowed += n;
+      else if (v.cls === "undecided") s.other += n;
+      else s.refused += n;
+      if (v.cls === "split") s.split += n;
+    }
+    return s;
+  }
+}
