@@ -104,3 +104,45 @@ func TestIntegrationIVPN(t *testing.T) {
 		}
 	})
 }
+
+// IVPN has the host ask refd's nameserver while that listens and packets are intercepted, and not otherwise.
+func TestIntegrationIVPNNameserver(t *testing.T) {
+	testutil.NoLeaks(t)
+	r := newNamesRig(t)
+	v := newVPNService(t, r)
+	vpn := fmt.Sprintf("ivpn: {folder: %s}\n", v.cfg.Folder)
+	with, without := settings{rules: ownNameserver("") + vpn + namesRules}, settings{rules: vpn + namesRules}
+	// tells wants the daemon to have been told something new, and what.
+	times := 0
+	tells := func(when, want string) {
+		t.Helper()
+		times++
+		r.eventually(t, startLimit, "IVPN is told of "+when, func() bool { _, n := v.DNS(); return n == times })
+		got := ""
+		if servers, _ := v.DNS(); len(servers) > 0 {
+			got = servers[0].Address
+		}
+		if got != want {
+			t.Fatalf("%s: IVPN was told %q; want %q", when, got, want)
+		}
+	}
+	const ours = "127.0.0.17"
+	r.start(t, with)
+	v.begin(t, r)
+	tells("our nameserver", ours)
+	if out := r.client.Run(t, "dig", "@"+ours, "example.test"); !strings.Contains(out, "not this site") {
+		t.Errorf("dig: got %s; want the refusal of our nameserver", out)
+	}
+	r.cli(t, "pause", "10m")
+	tells("a pause", "")
+	r.cli(t, "resume")
+	tells("the end of the pause", ours)
+	r.configure(t, without)
+	r.cli(t, "reload")
+	tells("a configuration without nameserver", "")
+	r.configure(t, with)
+	r.cli(t, "reload")
+	tells("a nameserver again", ours)
+	r.stop(t)
+	tells("the end", "")
+}

@@ -247,6 +247,8 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 		running.DNS.Nameserver = cfg.DNS.Nameserver
 		running.DNS.Nameserver.Listen = listen
 	}
+	running.IVPN.Notice = cfg.IVPN.Notice
+	d.notice.want(cfg.IVPN.Notice)
 	d.cfg = &running
 	d.feed.tell(func(w *watcher) { w.changed = true })
 	d.log.Info("configuration reloaded", "rules", res.Rules, "need_restart", res.NeedRestart)

@@ -15,7 +15,6 @@ import (
 	"github.com/weirfw/weir/pkg/extverdict"
 	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/intercept"
-	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/netif"
 	"github.com/weirfw/weir/pkg/packet"
@@ -82,9 +81,7 @@ type Daemon struct {
 
 	nameserver nameserverParts
 	history    historyParts
-	// ivpn is nil if that VPN client is not looked for; vpn is its module.
-	ivpn *ivpn.Interop
-	vpn  *module.Service
+	vpnParts
 
 	feed    feed
 	traffic traffic
@@ -296,7 +293,12 @@ func (d *Daemon) runLinks(ctx context.Context, ready func()) error {
 // work now will not by trying again, and a person waits for the answer.
 func (d *Daemon) runSource(ctx context.Context, ready func()) error {
 	was := false
-	err := d.source.Run(ctx, d.firewall, func() { was = true; ready() })
+	err := d.source.Run(ctx, d.firewall, func() {
+		was = true
+		d.intercepts(true)
+		ready()
+	})
+	d.intercepts(false)
 	if err != nil && !was {
 		select {
 		case d.firstErr <- err:

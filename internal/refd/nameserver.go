@@ -47,7 +47,8 @@ func (d *Daemon) buildNameserver() (err error) {
 	n.server, err = nameserver.New(nameserver.Config{
 		Listen: cfg.Listen, Settings: cfg.Settings(), IsLocal: host{d.links}.IsLocalAddr,
 		Decider: n.queries, OnAnswer: n.queries.answered, Announce: d.announceQuery,
-		States: n.module.States(), Log: d.log.With("module", "nameserver"),
+		OnListen: func([]netip.AddrPort) { d.tellVPN() },
+		States:   n.module.States(), Log: d.log.With("module", "nameserver"),
 	})
 	if err != nil {
 		return fmt.Errorf("nameserver: %w", err)

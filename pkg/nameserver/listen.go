@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -83,8 +84,11 @@ func (s *Server) untilDisabled(ctx context.Context) {
 
 func (s *Server) setAddrs(addrs []netip.AddrPort) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.addrs = addrs
+	s.mu.Unlock()
+	if s.cfg.OnListen != nil {
+		s.cfg.OnListen(slices.Clone(addrs))
+	}
 }
 
 // listen opens all sockets. An address that this host cannot have, because it is without IPv6, is left out if there are others.

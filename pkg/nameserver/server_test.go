@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -146,7 +147,8 @@ func TestDisabledAndConfigure(t *testing.T) {
 	noLeaks(t)
 	z := newZone(t, "a.test. 300 IN A 192.0.2.1")
 	f := plain(t, zoneReply(z))
-	r := run(t, nameserver.Config{})
+	told := make(chan []netip.AddrPort, 100)
+	r := run(t, nameserver.Config{OnListen: func(addrs []netip.AddrPort) { told <- addrs }})
 	if r.Enabled() || len(r.Addrs()) != 0 {
 		t.Errorf("without upstreams: got enabled %v, listening on %v", r.Enabled(), r.Addrs())
 	}
@@ -166,11 +168,17 @@ func TestDisabledAndConfigure(t *testing.T) {
 		if !r.Enabled() {
 			t.Error("got disabled")
 		}
+		if got := <-told; !slices.Equal(got, r.Addrs()) {
+			t.Errorf("got %v; want to be told %v", got, r.Addrs())
+		}
 		r.want("a.test", dns.TypeA, "192.0.2.1")
 		if err := r.Configure(nameserver.Settings{}); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "no longer listening", func() bool { return len(r.Addrs()) == 0 })
+		if got := <-told; len(got) != 0 {
+			t.Errorf("got %v; want to be told of the end", got)
+		}
 	}
 
 	// A change of servers: nothing of the old one is remembered.

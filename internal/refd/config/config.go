@@ -480,6 +480,8 @@ func (f *File) NeedRestart(next *File) []string {
 	differs("connections", f.History == next.History)
 	differs("attribution", f.Attribution == next.Attribution)
 	differs("history", reflect.DeepEqual(f.Recording, next.Recording))
-	differs("ivpn", f.IVPN == next.IVPN)
+	vpn := next.IVPN
+	vpn.Notice = f.IVPN.Notice
+	differs("ivpn", f.IVPN == vpn)
 	return names
 }

@@ -219,6 +219,12 @@ func TestNeedRestart(t *testing.T) {
 	b.Log.Level = -4
 	b.Global = []rules.Rule{{ID: "x", Action: rules.Block}}
 	assert.Equal(t, []string{"mode", "api"}, a.NeedRestart(&b))
+
+	b = config.Default()
+	b.IVPN.Notice = false
+	assert.Empty(t, a.NeedRestart(&b), "it is only shown")
+	b.IVPN.Folder = "/nowhere"
+	assert.Equal(t, []string{"ivpn"}, a.NeedRestart(&b))
 }
 
 // The file that the documentation shows must be a good one, and show the
