@@ -6,7 +6,7 @@ set -euo pipefail
 needs=(
 	ip:iproute2 ss:iproute2 nsenter:util-linux iptables-nft:iptables nft:nftables conntrack:conntrack
 	curl:curl dig:dnsutils kdig:knot-dnsutils drill:ldnsutils dnsperf:dnsperf dnsmasq:dnsmasq-base ping:iputils-ping iperf3:iperf3 socat:socat
-	wg-quick:wireguard-tools wireguard-go:wireguard-go
+	wg-quick:wireguard-tools wireguard-go:wireguard-go ufw:ufw
 	tcpdump:tcpdump sysctl:procps ps:procps nc:netcat-openbsd git:git
 	chromium:chromium # looks at the web page
 	promtool:prometheus # checks our metrics

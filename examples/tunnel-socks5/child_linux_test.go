@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -79,18 +77,4 @@ func child(args []string) error {
 	}
 	fmt.Println("sessions", len(c.tunnel.sessions))
 	return err
-}
-
-// asked returns where connections were wanted to, in order.
-func (s *socksServer) asked() []netip.AddrPort {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.targets)
-}
-
-// over returns how many sessions have ended.
-func (s *socksServer) over() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ended
 }

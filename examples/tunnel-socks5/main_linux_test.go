@@ -30,7 +30,7 @@ type rig struct {
 	lab                 *testnet.Lab
 	client, server, web *testnet.Host
 	socksAddr           string
-	socks               *socksServer
+	socks               *testnet.SOCKS
 	direct              []*testnet.Sniffer // packets that the client sends to the web server, IPv4 and IPv6
 	toSOCKS             *testnet.Sniffer
 }
@@ -56,7 +56,7 @@ func newRig(t *testing.T, socks string) *rig {
 	r.toSOCKS = r.client.Sniff(t, "eth0", testnet.Filter{
 		Proto: 6, Dst: netip.PrefixFrom(to.Addr(), to.Addr().BitLen()), DstPort: to.Port(), Direction: testnet.Outgoing,
 	})
-	r.startSOCKS(t)
+	r.socks = r.server.SOCKS(t, r.socksAddr)
 	page := make([]byte, size)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(page) })
@@ -68,15 +68,6 @@ func newRig(t *testing.T, socks string) *rig {
 	r.web.HTTP(t, "[::]:80", mux)
 	r.web.HTTP(t, "[::]:8081", mux)
 	return r
-}
-
-func (r *rig) startSOCKS(t *testing.T) {
-	t.Helper()
-	l, err := r.server.Listen(t.Context(), "tcp", r.socksAddr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.socks = serveSOCKS(t, l, r.server.Dial)
 }
 
 // curl returns what curl says of a page, and whether it got it whole.
@@ -99,7 +90,7 @@ func (r *rig) wantDirect(t *testing.T, some bool) {
 func (r *rig) wantAsked(t *testing.T, want ...string) {
 	t.Helper()
 	var got []string
-	for _, a := range r.socks.asked() {
+	for _, a := range r.socks.Asked() {
 		got = append(got, a.String())
 	}
 	if !slices.Equal(got, want) {
@@ -161,7 +152,7 @@ func TestIntegrationTunnel(t *testing.T) {
 		}
 	}
 	r.wantDirect(t, false)
-	r.startSOCKS(t)
+	r.socks = r.server.SOCKS(t, r.socksAddr)
 	await(t, "the tunnel to be ready again", func() bool { return strings.Count(p.Output(), "tunnel ready\n") == 2 })
 	for _, addr := range []string{webV4, webV6} {
 		if out, ok := r.curl(addr, 80); !ok {
@@ -325,13 +316,13 @@ func TestIntegrationPrecedence(t *testing.T) {
 // wantStopped wants running downloads to end by Stop, on both sides, and not to go on beside the tunnel.
 func (r *rig) wantStopped(t *testing.T, p *testnet.Process) {
 	t.Helper()
-	over := r.socks.over()
+	over := r.socks.Over()
 	var running []*testnet.Process
 	for _, addr := range []string{webV4, webV6} {
 		url := "http://" + net.JoinHostPort(addr, "80") + "/endless"
 		running = append(running, r.client.Start(t, "curl", "-gsS", "--noproxy", "*", "-m60", "-o", "/dev/null", url))
 	}
-	await(t, "two downloads through the tunnel", func() bool { return len(r.socks.asked()) == 5 })
+	await(t, "two downloads through the tunnel", func() bool { return len(r.socks.Asked()) == 5 })
 	await(t, "their sessions", func() bool { return strings.Count(p.Output(), "tunneled tcp") == 5 })
 	if err := p.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
@@ -341,5 +332,5 @@ func (r *rig) wantStopped(t *testing.T, p *testnet.Process) {
 			t.Errorf("a stopped download: got %q, %v; want a reset", curl.Output(), err)
 		}
 	}
-	await(t, "the server's sessions to end", func() bool { return r.socks.over() == over+2 })
+	await(t, "the server's sessions to end", func() bool { return r.socks.Over() == over+2 })
 }

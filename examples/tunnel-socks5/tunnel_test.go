@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirfw/weir/internal/testnet"
 	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
@@ -193,9 +194,9 @@ func TestCheckEndsWithItsContext(t *testing.T) {
 
 func TestDial(t *testing.T) {
 	testutil.NoLeaks(t)
-	target := local(t)
-	s := serveSOCKS(t, local(t), (&net.Dialer{}).DialContext)
-	tun := to(s.listener)
+	target, l := local(t), local(t)
+	s := testnet.ServeSOCKS(t, l, (&net.Dialer{}).DialContext)
+	tun := to(l)
 	tun.check(t.Context())
 	c, err := tun.dial(t.Context(), addrPort(target.Addr()))
 	if err != nil {

@@ -259,7 +259,7 @@ func TestIntegrationSplitWireGuard(t *testing.T) {
 				f := testnet.Filter{Dst: netip.PrefixFrom(a, a.BitLen()), Direction: testnet.Incoming}
 				s := &r.sniffed[g]
 				s.isp = append(s.isp, r.server.Sniff(t, "eth0", f))
-				s.vpn = append(s.vpn, r.server.Sniff(t, strings.TrimSuffix(filepath.Base(w.conf[r.server]), ".conf"), f))
+				s.vpn = append(s.vpn, r.server.Sniff(t, serverTunnel, f))
 			}
 		}
 		for _, c := range []struct{ rules, engine string }{{"nft", "kroute"}, {"nft", "proxy"}, {"iptables", "kroute"}, {"iptables", "proxy"}} {
@@ -271,7 +271,9 @@ func TestIntegrationSplitWireGuard(t *testing.T) {
 				r.start(t, settings{rules: config})
 				w.checkUp(t, w.up(t, r.client), c.rules)
 				testAroundTunnel(t, r)
+				w.wantExceptions(t, c.engine == "proxy")
 				r.stop(t)
+				w.wantExceptions(t, false)
 				r.launch(t)
 				testAroundTunnel(t, r)
 				testKillSwitchControl(t, r, w, c.engine)
@@ -280,27 +282,23 @@ func TestIntegrationSplitWireGuard(t *testing.T) {
 	})
 }
 
-// testKillSwitchControl shows what the exception to wg-quick's kill switch is for: where a second copy of it stands that nobody
-// knows as wg-quick's, the proxy's replies are dropped. The kernel engine needs no exception.
+// testKillSwitchControl wants only the kernel engine to work where a kill switch has no exception.
 func testKillSwitchControl(t *testing.T, r *splitRig, w *tunnel, engine string) {
 	t.Helper()
-	iface := strings.TrimSuffix(filepath.Base(w.conf[r.client]), ".conf")
-	r.client.Run(t, "nft", fmt.Sprintf(`table ip control {
-		chain preraw {
-			type filter hook prerouting priority raw; policy accept;
-			iifname != "%s" ip daddr %s fib saddr type != local drop
-		}
-	}`, iface, tunnelAddresses.client[0]))
 	to := hostPort(aroundTunnel()[forChosen][0], splitTCPPort)
-	got := r.try(forChosen, r.app("chosen"), "tcp", to)
-	if works := got.err == nil; works != (engine == "kroute") || got.left.vpn != 0 {
-		t.Errorf("with a kill switch that has no exception: got %v, %d packets through the tunnel; want only the kernel engine to work\n%s",
-			got.err, got.left.vpn, got.out)
+	works := func() bool {
+		got := r.try(forChosen, r.app("chosen"), "tcp", to)
+		if got.left.vpn != 0 {
+			t.Errorf("%d packets went through the tunnel; want 0", got.left.vpn)
+		}
+		return got.err == nil
 	}
-	r.client.Run(t, "nft", "delete table ip control")
-	r.eventually(t, startLimit, "works again without it", func() bool {
-		return r.try(forChosen, r.app("chosen"), "tcp", to).err == nil
+	w.withControl(t, func() {
+		if works() != (engine == "kroute") {
+			t.Error("want only the kernel engine to work with a kill switch that has no exception")
+		}
 	})
+	r.eventually(t, startLimit, "works again without it", works)
 }
 
 // aroundTunnel are servers that can be reached through the tunnel and around it.

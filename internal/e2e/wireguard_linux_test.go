@@ -22,6 +22,8 @@ var tunnelAddresses = struct{ client, server, behind []netip.Addr }{
 }
 
 const (
+	clientTunnel   = "wgivpn" // as IVPN calls its interface
+	serverTunnel   = "wgserver"
 	tunnelEndpoint = "192.0.2.1"
 	tunnelRules    = `
 default: {in: block, out: allow}
@@ -51,7 +53,10 @@ func newTunnel(t *testing.T, r *rig) *tunnel {
 	clientKey, clientPublic := key()
 	serverKey, serverPublic := key()
 	w := &tunnel{r: r, conf: map[*testnet.Host]string{}}
-	w.write(t, r.client, "c", fmt.Sprintf(`[Interface]
+	for _, h := range []*testnet.Host{r.client, r.server} {
+		h.OwnDir(t, "/var/run/wireguard") // where wireguard-go has its sockets, by name of the interface
+	}
+	w.write(t, r.client, clientTunnel, fmt.Sprintf(`[Interface]
 PrivateKey = %s
 Address = 10.88.0.1/24, fd88::1/64
 [Peer]
@@ -59,7 +64,7 @@ PublicKey = %s
 Endpoint = %s:51820
 AllowedIPs = 0.0.0.0/0, ::/0
 `, clientKey, serverPublic, tunnelEndpoint))
-	w.write(t, r.server, "s", fmt.Sprintf(`[Interface]
+	w.write(t, r.server, serverTunnel, fmt.Sprintf(`[Interface]
 PrivateKey = %s
 ListenPort = 51820
 Address = 10.88.0.2/24, fd88::2/64
@@ -73,11 +78,9 @@ AllowedIPs = 10.88.0.1/32, fd88::1/128
 	return w
 }
 
-// write makes a configuration. The interface has a name that no other test uses: wireguard-go's sockets are in one directory
-// for all network namespaces.
-func (w *tunnel) write(t *testing.T, h *testnet.Host, end, content string) {
+// write makes a configuration.
+func (w *tunnel) write(t *testing.T, h *testnet.Host, name, content string) {
 	t.Helper()
-	name := "w" + end + strings.TrimPrefix(filepath.Base(w.r.dir), "weirt")
 	w.conf[h] = filepath.Join(w.r.dir, name+".conf")
 	if err := os.WriteFile(w.conf[h], []byte(content), 0o600); err != nil {
 		t.Fatal(err)
@@ -162,8 +165,7 @@ func (w *tunnel) serve(t *testing.T) {
 // handshake says whether the client's end has had a handshake.
 func (w *tunnel) handshake(t *testing.T) bool {
 	t.Helper()
-	name := strings.TrimSuffix(filepath.Base(w.conf[w.r.client]), ".conf")
-	fields := strings.Fields(w.r.client.Run(t, "wg", "show", name, "latest-handshakes"))
+	fields := strings.Fields(w.r.client.Run(t, "wg", "show", clientTunnel, "latest-handshakes"))
 	return len(fields) == 2 && fields[1] != "0"
 }
 

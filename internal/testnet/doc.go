@@ -18,7 +18,8 @@
 //
 // Commands enter a namespace with nsenter and not with `ip netns exec`, because the latter gives them a mount namespace in
 // which /sys is mounted anew, without /sys/fs/cgroup and /sys/fs/bpf. The price: /sys/class/net shows the interfaces of
-// the machine. Host.Etc gives the commands of one host their own files in /etc, such as resolv.conf.
+// the machine. Host.Etc gives the commands of one host their own files in /etc, such as resolv.conf,
+// and Host.OwnDir a directory of their own.
 //
 // All is removed when the test ends, processes included. What a killed test binary left is removed by the next New.
 package testnet

@@ -21,8 +21,8 @@ type Host struct {
 	name  string
 	netns string
 
-	mu  sync.Mutex        // guards etc
-	etc map[string]string // file in /etc -> file that stands in for it
+	mu       sync.Mutex        // guards standIns
+	standIns map[string]string // file or directory of the machine -> what stands in for it
 }
 
 // Name is the name given to Lab.Host.
@@ -48,7 +48,7 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 // enterArgs are the arguments for nsenter that end in the wanted command.
 func (h *Host) enterArgs(name string, args []string) []string {
 	enter := []string{"--net=" + h.Path(), "--"}
-	if binds := h.etcBinds(); len(binds) > 0 {
+	if binds := h.binds(); len(binds) > 0 {
 		enter = append(enter, "unshare", "--mount", "--", "sh", "-c", strings.Join(binds, " && ")+` && exec "$@"`, "sh")
 	}
 	return slices.Concat(enter, []string{name}, args)
@@ -86,17 +86,34 @@ func (h *Host) Etc(t testutil.TB, file, content string) {
 	if err := os.WriteFile(standIn, []byte(content), 0o644); err != nil { //nolint:gosec // files in /etc are for everybody
 		t.Fatalf("testnet: %v", err)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.etc[filepath.Join("/etc", file)] = standIn
+	h.bind(filepath.Join("/etc", file), standIn)
 }
 
-// etcBinds are the shell commands that mount the files of Etc.
-func (h *Host) etcBinds() []string {
+// OwnDir gives the commands of this host, started from now on, an empty directory of their own in place of one of the machine's, which is
+// made if need be. Programs that keep sockets or states there do not meet those of other hosts.
+func (h *Host) OwnDir(t testutil.TB, dir string) {
+	t.Helper()
+	standIn := filepath.Join(h.lab.dir, h.name+strings.ReplaceAll(dir, "/", "-"))
+	for _, d := range []string{dir, standIn} {
+		if err := os.MkdirAll(d, 0o755); err != nil { //nolint:gosec // as that of the machine
+			t.Fatalf("testnet: %v", err)
+		}
+	}
+	h.bind(dir, standIn)
+}
+
+func (h *Host) bind(target, standIn string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.standIns[target] = standIn
+}
+
+// binds are the shell commands that mount what stands in.
+func (h *Host) binds() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var binds []string
-	for target, standIn := range h.etc {
+	for target, standIn := range h.standIns {
 		binds = append(binds, fmt.Sprintf("mount --bind '%s' '%s'", standIn, target))
 	}
 	slices.Sort(binds)

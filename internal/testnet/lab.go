@@ -79,7 +79,7 @@ func (l *Lab) Host(name string) *Host {
 	if h, ok := l.hosts[name]; ok {
 		return h
 	}
-	h := &Host{lab: l, name: name, netns: l.id + "-" + name, etc: map[string]string{}}
+	h := &Host{lab: l, name: name, netns: l.id + "-" + name, standIns: map[string]string{}}
 	if out, err := run("ip", "netns", "add", h.netns); err != nil {
 		testutil.Unavailable(l.t, "needs network namespaces: %v: %s", err, out)
 	}

@@ -28,7 +28,7 @@ type Process struct {
 	err  error // written before done is closed
 }
 
-// Start starts a program on the host and returns at once. Without files of Etc the program itself is what is started: its
+// Start starts a program on the host and returns at once. Without Etc and OwnDir the program itself is what is started: its
 // process id, executable and command line are right from the first instruction.
 func (h *Host) Start(t testutil.TB, name string, args ...string) *Process {
 	t.Helper()
@@ -42,7 +42,7 @@ func (h *Host) StartEnv(t testutil.TB, env []string, name string, args ...string
 	// Not bound to a context: a Process is ended by Stop, Kill and the end of the test.
 	p.cmd = exec.CommandContext(context.Background(), name, args...)
 	start := func() error { return h.Do(p.cmd.Start) }
-	if len(h.etcBinds()) > 0 {
+	if len(h.binds()) > 0 {
 		p.cmd = h.Command(context.Background(), name, args...)
 		start = p.cmd.Start
 	}

@@ -235,6 +235,20 @@ func TestIntegrationEtc(t *testing.T) {
 	}
 }
 
+func TestIntegrationOwnDir(t *testing.T) {
+	lab := testnet.New(t)
+	host, other := lab.Host("a"), lab.Host("b")
+	dir := filepath.Join(t.TempDir(), "run")
+	host.OwnDir(t, dir)
+	host.Run(t, "touch", dir+"/socket")
+	if got := host.Run(t, "ls", dir); got != "socket\n" {
+		t.Errorf("got %q in the host's own directory; want what was put there", got)
+	}
+	if got := other.Run(t, "ls", dir); got != "" {
+		t.Errorf("got %q on another host; want nothing", got)
+	}
+}
+
 func TestIntegrationSniffer(t *testing.T) {
 	const packets = 1000
 	to4 := netip.AddrPortFrom(netip.MustParseAddr(testnet.ServerV4), 9000)

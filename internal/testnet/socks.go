@@ -1,4 +1,4 @@
-package main
+package testnet
 
 import (
 	"context"
@@ -9,11 +9,12 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"testing"
+
+	"github.com/weirfw/weir/internal/testutil"
 )
 
-// socksServer is a small SOCKS5 server: no authentication, CONNECT to addresses, IPv4 and IPv6 (RFC 1928).
-type socksServer struct {
+// SOCKS is a small SOCKS5 server: no authentication, CONNECT to addresses, IPv4 and IPv6 (RFC 1928).
+type SOCKS struct {
 	listener net.Listener
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	work     sync.WaitGroup
@@ -25,9 +26,20 @@ type socksServer struct {
 	ended   int              // sessions that are over
 }
 
-// serveSOCKS answers on l until Close or the end of the test, and connects by dial.
-func serveSOCKS(t *testing.T, l net.Listener, dial func(ctx context.Context, network, address string) (net.Conn, error)) *socksServer {
-	s := &socksServer{listener: l, dial: dial, open: map[net.Conn]struct{}{}}
+// SOCKS serves on a host until Close or the end of the test, and connects from there.
+func (h *Host) SOCKS(t testutil.TB, addr string) *SOCKS {
+	t.Helper()
+	l, err := h.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		t.Fatalf("on %s: serve SOCKS5: %v", h.name, err)
+	}
+	return ServeSOCKS(t, l, h.Dial)
+}
+
+// ServeSOCKS answers on l until Close or the end of the test, and connects by dial.
+func ServeSOCKS(t testutil.TB, l net.Listener, dial func(ctx context.Context, network, address string) (net.Conn, error)) *SOCKS {
+	t.Helper()
+	s := &SOCKS{listener: l, dial: dial, open: map[net.Conn]struct{}{}}
 	s.work.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -42,35 +54,35 @@ func serveSOCKS(t *testing.T, l net.Listener, dial func(ctx context.Context, net
 }
 
 // Close ends the server and all its connections.
-func (s *socksServer) Close() {
-	_ = s.listener.Close()
+func (s *SOCKS) Close() {
+	_ = s.listener.Close() // that it is closed already is the only error
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.open {
-		_ = c.Close()
+		_ = c.Close() // its session sees that it is over
 	}
 	s.mu.Unlock()
 	s.work.Wait()
 }
 
 // keep has Close end c.
-func (s *socksServer) keep(c net.Conn) {
+func (s *SOCKS) keep(c net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open[c] = struct{}{}
 	if s.closed {
-		_ = c.Close()
+		_ = c.Close() // its session sees that it is over
 	}
 }
 
-func (s *socksServer) forget(c net.Conn) {
+func (s *SOCKS) forget(c net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, c)
-	_ = c.Close()
+	_ = c.Close() // Close may have done so
 }
 
-func (s *socksServer) session(c net.Conn) {
+func (s *SOCKS) session(c net.Conn) {
 	s.keep(c)
 	defer s.forget(c)
 	to, err := handshake(c)
@@ -82,12 +94,12 @@ func (s *socksServer) session(c net.Conn) {
 	s.mu.Unlock()
 	out, err := s.dial(context.Background(), "tcp", to.String())
 	if err != nil {
-		_, _ = c.Write([]byte{5, 5, 0, 1, 0, 0, 0, 0, 0, 0}) // connection refused
+		_, _ = c.Write([]byte{5, 5, 0, 1, 0, 0, 0, 0, 0, 0}) // connection refused; it may be gone
 		return
 	}
 	s.keep(out)
 	defer s.forget(out)
-	_, _ = c.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+	_, _ = c.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0}) // if it is gone, the copies end
 	var back sync.WaitGroup
 	back.Go(func() { pass(c, out) })
 	pass(out, c)
@@ -100,12 +112,26 @@ func (s *socksServer) session(c net.Conn) {
 // pass copies from src to dst and passes the end on.
 func pass(dst, src net.Conn) {
 	if _, err := io.Copy(dst, src); err != nil {
-		_, _ = dst.Close(), src.Close()
+		_, _ = dst.Close(), src.Close() // one of them was broken before
 		return
 	}
 	if d, ok := dst.(interface{ CloseWrite() error }); ok {
-		_ = d.CloseWrite()
+		_ = d.CloseWrite() // the other side may be gone
 	}
+}
+
+// Asked returns where connections were wanted to, in order.
+func (s *SOCKS) Asked() []netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.targets)
+}
+
+// Over returns how many sessions have ended.
+func (s *SOCKS) Over() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 // handshake reads the greeting and a CONNECT, and returns where to.
