@@ -125,6 +125,11 @@ func TestIntegrationStrictKillSwitch(t *testing.T) {
 				r.othersSilent(t)
 				r.wantForeign(t, "with the firewall", foreign)
 				r.bothJudge(t, e)
+				foreign = r.foreign(t) // bothJudge has changed them
+				if err := e.Stop(); err != nil {
+					t.Errorf("stop: %v", err)
+				}
+				r.wantForeign(t, "after the firewall's end", foreign)
 			})
 		}
 	})

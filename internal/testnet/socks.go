@@ -94,12 +94,12 @@ func (s *SOCKS) session(c net.Conn) {
 	s.mu.Unlock()
 	out, err := s.dial(context.Background(), "tcp", to.String())
 	if err != nil {
-		_, _ = c.Write([]byte{5, 5, 0, 1, 0, 0, 0, 0, 0, 0}) // connection refused; it may be gone
+		_, _ = c.Write([]byte{5, 5, 0, 1, 0, 0, 0, 0, 0, 0}) //nolint:errcheck // connection refused; who asked may be gone
 		return
 	}
 	s.keep(out)
 	defer s.forget(out)
-	_, _ = c.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0}) // if it is gone, the copies end
+	_, _ = c.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0}) //nolint:errcheck // if it is gone, the copies end
 	var back sync.WaitGroup
 	back.Go(func() { pass(c, out) })
 	pass(out, c)
@@ -112,7 +112,8 @@ func (s *SOCKS) session(c net.Conn) {
 // pass copies from src to dst and passes the end on.
 func pass(dst, src net.Conn) {
 	if _, err := io.Copy(dst, src); err != nil {
-		_, _ = dst.Close(), src.Close() // one of them was broken before
+		_ = dst.Close() // one of them was broken before
+		_ = src.Close() // see above
 		return
 	}
 	if d, ok := dst.(interface{ CloseWrite() error }); ok {
