@@ -130,3 +130,46 @@ func testCutAccepted(t *testing.T, r *rig) {
 		}
 	})
 }
+
+// cut ends the socket of a connection in this namespace.
+func cut(t packet.Tuple) error {
+	c, err := openCutter()
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.cut(t), c.close())
+}
+
+// cut checks that the socket of a UDP connection ends, and one that talks to everybody does not.
+func (c conntrackTest) cut(t *testing.T) {
+	c.rd.set(all(repeat(DefaultMarks().Accept)))
+	sockets, err := openCutter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	eachFamily(t, func(t *testing.T, f family) {
+		x := c.udp(t, packet.Outbound, f)
+		mustExchange(t, x)
+		if err := sockets.cut(udpTuple(x)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := x.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNABORTED) {
+			t.Errorf("got %v after cut; want ECONNABORTED", err)
+		}
+		if err := sockets.cut(udpTuple(x)); err != nil {
+			t.Errorf("got %v when there is none any more; want nil", err)
+		}
+		in := c.udp(t, packet.Inbound, f)
+		mustExchange(t, in)
+		if err := sockets.cut(tupleOf(in, packet.Inbound)); err != nil {
+			t.Fatal(err)
+		}
+		mustExchange(t, in)
+	})
+	if err := errors.Join(sockets.close(), sockets.close()); err != nil {
+		t.Error(err)
+	}
+	if err := sockets.cut(packet.Tuple{Protocol: packet.UDP}); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v after close; want ErrClosed", err)
+	}
+}
