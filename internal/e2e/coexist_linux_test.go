@@ -256,7 +256,11 @@ func TestIntegrationDocker(t *testing.T) {
 				"out of the container":     {container, fmt.Sprintf("%s:%d", testnet.ServerV4, webPort)},
 			} {
 				if out, err := c.from.Try("curl", "-sS", "-m", "20", "http://"+c.to+"/"); err != nil {
-					t.Errorf("%s: %s: %v\n%s", when, name, err, out)
+					known, _ := r.client.Try("sh", "-c", "conntrack -L 2>&1 | grep -v 10.77.0.4; ss -tanpi; ip neigh; uptime") //nolint:errcheck // for people
+					t.Errorf("%s: %s: %v\n%s\nthe host knows:\n%s", when, name, err, out, known)
+					if r.refd != nil {
+						t.Logf("refd knows:\n%s\n%s", r.cli(t, "conns", "--limit", "40"), r.cli(t, "status", "--json"))
+					}
 				}
 			}
 		}

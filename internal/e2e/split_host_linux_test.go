@@ -103,23 +103,27 @@ func TestIntegrationSplitMTU(t *testing.T) {
 // Fifty times, refd is killed while it splits, and `refd cleanup` leaves the host as it was to the byte.
 func TestIntegrationSplitCleanup(t *testing.T) {
 	testutil.NoLeaks(t)
-	r := newSplitRig(t, testutil.VariantNFT)
-	before := r.client.Snapshot(t)
-	for i := range 50 {
-		engine := []string{"kroute", "proxy"}[i%2]
-		r.start(t, settings{rules: r.split(engine), onExit: "closed"})
-		r.try(forChosen, r.app("chosen"), "tcp", hostPort(forChosen.servers()[i%2], splitTCPPort)).by(t, "eth0")
-		if i%4 < 2 {
-			r.kill(t)
-		} else {
-			r.stop(t)
-		}
-		if out := r.cli(t, "cleanup"); strings.Contains(out, "error") {
-			t.Fatalf("cleanup: %s", out)
-		}
-		if diff := testnet.Diff(before, r.client.Snapshot(t)); diff != "" {
-			t.Fatalf("cycle %d, %s: cleanup left or took something:\n%s", i, engine, diff)
-		}
+	for _, engine := range []string{"kroute", "proxy"} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			r := newSplitRig(t, testutil.VariantNFT)
+			before := r.client.Snapshot(t)
+			for i := range 25 {
+				r.start(t, settings{rules: r.split(engine), onExit: "closed"})
+				r.try(forChosen, r.app("chosen"), "tcp", hostPort(forChosen.servers()[i%2], splitTCPPort)).by(t, "eth0")
+				if i%2 == 0 {
+					r.kill(t)
+				} else {
+					r.stop(t)
+				}
+				if out := r.cli(t, "cleanup"); strings.Contains(out, "error") {
+					t.Fatalf("cleanup: %s", out)
+				}
+				if diff := testnet.Diff(before, r.client.Snapshot(t)); diff != "" {
+					t.Fatalf("cycle %d: cleanup left or took something:\n%s", i, diff)
+				}
+			}
+		})
 	}
 }
 

@@ -183,23 +183,19 @@ func (g group) talks() map[string][]string {
 // other way. Without the split tunnel the same app leaves by the VPN: the captures see it.
 func TestIntegrationSplitTunnel(t *testing.T) {
 	testutil.NoLeaks(t)
-	for _, v := range []testutil.Variant{testutil.VariantNFT, testutil.VariantLegacy} {
-		t.Run(string(v), func(t *testing.T) {
-			r := newSplitRig(t, v)
-			r.primeTables(t)
-			before := r.client.Snapshot(t)
-			for _, engine := range []string{"kroute", "proxy"} {
-				t.Run(engine, func(t *testing.T) {
-					r.start(t, settings{rules: r.split(engine), owners: "auto"})
-					testSplit(t, r, engine)
-					r.stop(t)
-					if diff := testnet.Diff(before, r.client.Snapshot(t)); diff != "" {
-						t.Errorf("refd left or took something:\n%s", diff)
-					}
-				})
-			}
-		})
-	}
+	eachVariantOf(t, func(t *testing.T, r *splitRig) {
+		before := r.client.Snapshot(t)
+		for _, engine := range []string{"kroute", "proxy"} {
+			t.Run(engine, func(t *testing.T) {
+				r.start(t, settings{rules: r.split(engine), owners: "auto"})
+				testSplit(t, r, engine)
+				r.stop(t)
+				if diff := testnet.Diff(before, r.client.Snapshot(t)); diff != "" {
+					t.Errorf("refd left or took something:\n%s", diff)
+				}
+			})
+		}
+	})
 }
 
 func testSplit(t *testing.T, r *splitRig, engine string) {
