@@ -55,13 +55,7 @@ func (b backend) Act(ctx context.Context, r api.NoticeRequest) error {
 	if !ok {
 		return fmt.Errorf("action %q of %q: %w", r.Action, r.ID, api.ErrNotFound)
 	}
-	if err := action.do(ctx); err != nil {
-		return err
-	}
-	if r.Action == "never" {
-		return b.Dismiss(ctx, r)
-	}
-	return nil
+	return action.do(ctx)
 }
 
 // Sleep implements api.Backend.

@@ -112,7 +112,7 @@ var abouts = map[string]about{
 //nolint:gochecknoglobals // a table that nobody writes
 var live = []string{
 	"log.level", "dns.cnames", "split_tunnel.enabled", "dns.nameserver.upstreams", "dns.nameserver.blocked", "dns.nameserver.stale",
-	"dns.nameserver.seamless", "dns.nameserver.canary",
+	"dns.nameserver.seamless", "dns.nameserver.canary", "ivpn.notice",
 }
 
 // Settings lists what can be set, with the values of f.
