@@ -71,8 +71,17 @@ func problems(errs []*config.Error) (found []api.KeyProblem) {
 	return found
 }
 
-// edit changes the configuration file and takes it into use, or only checks. What is wrong with the result is an *api.ProblemsError.
+// edit changes the configuration file and takes it into use, or only checks. What is wrong with the result is an *api.ProblemsError; for a
+// check, it is the answer.
 func (d *Daemon) edit(ctx context.Context, onlyCheck bool, changes func(*config.Loaded) ([]config.Change, error)) (api.ChangeResult, error) { //nolint:revive // as the caller asked
+	out, err := d.editOrCheck(ctx, onlyCheck, changes)
+	if found := (*api.ProblemsError)(nil); onlyCheck && errors.As(err, &found) {
+		return api.ChangeResult{Problems: found.Problems}, nil
+	}
+	return out, err
+}
+
+func (d *Daemon) editOrCheck(ctx context.Context, onlyCheck bool, changes func(*config.Loaded) ([]config.Change, error)) (api.ChangeResult, error) { //nolint:revive // as the caller asked
 	d.editing.Lock()
 	defer d.editing.Unlock()
 	if d.configPath() == "" {

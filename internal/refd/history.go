@@ -88,7 +88,7 @@ func historyProblem(err error) string {
 func (b backend) History(ctx context.Context, q connstore.Query) (connstore.Page, error) {
 	recorder := b.d.history.recorder
 	if recorder == nil {
-		return connstore.Page{}, fmt.Errorf("%w: refd keeps no history: write a path to history.path, and start refd again", api.ErrRefused)
+		return connstore.Page{}, fmt.Errorf("%w: %w: write a path to history.path, and start refd again", api.ErrRefused, api.ErrNoHistory)
 	}
 	if q.Limit == 0 || q.Limit > maxHistoryPage {
 		q.Limit = maxHistoryPage

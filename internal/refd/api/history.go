@@ -2,10 +2,14 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/weirfw/weir/pkg/connstore"
 )
+
+// ErrNoHistory is wrapped by History where none is kept.
+var ErrNoHistory = errors.New("refd keeps no history")
 
 // Memory is the part of a Backend that knows what was.
 type Memory interface {
@@ -16,7 +20,13 @@ type Memory interface {
 func historyRoutes(b Memory) []*route {
 	return []*route{
 		on(http.MethodGet, "/api/v1/history", ReadOnly, "List connections of the history on disk, a page at a time.",
-			func(ctx context.Context, r ListRequest) (Rows, error) { return list(ctx, b.History, r) }),
+			func(ctx context.Context, r ListRequest) (Rows, error) {
+				rows, err := list(ctx, b.History, r)
+				if errors.Is(err, ErrNoHistory) {
+					return Rows{Rows: []Row{}}, nil
+				}
+				return rows, err
+			}),
 		on(http.MethodPost, "/api/v1/history/query", ReadOnly, "Query the history on disk, with everything that is known of connections, in groups, or over time.", b.History),
 	}
 }

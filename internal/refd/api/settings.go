@@ -78,6 +78,8 @@ type ChangeResult struct {
 	ReloadResult
 	// Notes are about what works and is hardly what was meant.
 	Notes []KeyProblem `json:"notes,omitempty"`
+	// Problems are what a check found: nothing could be changed like this. A change that was not made is an error instead.
+	Problems []KeyProblem `json:"problems,omitempty"`
 }
 
 // KeyProblem is what is wrong with the value of a key.

@@ -13,8 +13,10 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -437,4 +439,47 @@ func readUntil(t *testing.T, r *bufio.Reader, want string) {
 			t.Fatalf("no %q: %v", want, err)
 		}
 	}
+}
+
+// Members of the group use the socket, in any of their groups, with the group's role; the folder lets them through.
+func TestIntegrationGroup(t *testing.T) {
+	testutil.RequireRoot(t)
+	const daemon = 1 // the number of a group that every Debian has
+	dir, err := os.MkdirTemp("", "weir") //nolint:usetesting // where another user can get
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
+	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // as above
+	socket := filepath.Join(dir, "s", "refd.sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- api.Serve(ctx, api.Config{
+			Socket: socket, Group: "daemon", GroupRole: api.ReadOnly, Backend: &sample{}, Logger: slog.New(slog.DiscardHandler),
+		}, func() { close(ready) })
+	}()
+	defer func() {
+		cancel()
+		assert.NoError(t, <-done)
+	}()
+	<-ready
+	as := func(groups ...uint32) string {
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+		cmd.Env = append(os.Environ(), asNobody+"="+socket)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, Groups: groups}}
+		out, _ := cmd.CombinedOutput() // its status says whether it was refused
+		return string(out)
+	}
+	assert.Equal(t, "<nil>\n", as(daemon), "a member")
+	many := make([]uint32, 100)
+	for i := range many {
+		many[i] = uint32(1000 + i)
+	}
+	assert.Equal(t, "<nil>\n", as(append(many, daemon)...), "a member of many groups")
+	assert.Contains(t, as(2), "use sudo", "a member of another group")
+	info, err := os.Stat(socket)
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o660), info.Mode().Perm())
+	info, err = os.Stat(filepath.Dir(socket))
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o710), info.Mode().Perm())
 }

@@ -17,12 +17,12 @@ export function onSession(fn) {
   return () => listeners.delete(fn);
 }
 
+// hasKey reports whether there was a login in this browser.
+export const hasKey = () => localStorage.getItem(keyName) !== null;
+
 const tellSession = (loggedIn) => listeners.forEach((fn) => fn(loggedIn));
 
-function headers() {
-  const h = { "X-Weir-Key": localStorage.getItem(keyName) || "" };
-  return h;
-}
+const headers = () => ({ "X-Weir-Key": localStorage.getItem(keyName) || "" });
 
 // call makes a request and returns the answer. It throws a Problem.
 export async function call(method, path, body, signal) {

@@ -1,7 +1,7 @@
 // The page: login, navigation, and which view is shown.
 
 import { html, render, useEffect, useState } from "/ui/vendor/preact-htm.js";
-import { get, login, onSession } from "/ui/api.js";
+import { get, hasKey, login, onSession } from "/ui/api.js";
 import { live } from "/ui/live.js";
 import { Connections } from "/ui/connections.js";
 import { App as AppPage, Apps, RuleLink } from "/ui/apps.js";
@@ -99,6 +99,7 @@ function Root() {
         }
         return;
       }
+      if (!hasKey()) return set((old) => ({ ...old, phase: "out" }));
       get("session").then(() => set({ phase: "in" }), () => set((old) => ({ ...old, phase: "out" })));
     };
     enter();

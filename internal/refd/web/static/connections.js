@@ -151,7 +151,7 @@ function List({ rows, open, filter }) {
   const first = Math.max(0, Math.floor(top / rowHeight) - 6);
   const last = Math.min(n, Math.ceil((top + size) / rowHeight) + 6);
   useEffect(() => {
-    if (rows && n && last >= n - 50) rows.older().catch(() => {});
+    if (rows?.loaded && last >= n - 50) rows.older().catch(() => {});
   }, [last, n]);
   const view = useRef([0, 0]);
   view.current = [first, last];
@@ -169,7 +169,7 @@ function List({ rows, open, filter }) {
     if (at === 0) setUnseen(0);
     requestAnimationFrame(() => setTop(at));
   };
-  const go = (row) => (location.hash = `#/connections/${row.id}?${filter}`);
+  const go = (row) => (location.hash = `#/connections/${encodeURIComponent(row.id)}?${filter}`);
   const onKey = (e) => {
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 15, PageUp: -15, Home: -n, End: n }[e.key];
     if (step) {

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "/ui/vendor/preact-htm.js";
 import { Badge, bytes, Chart, dateTime, duration, splitAddr, Trouble, verdictOf } from "/ui/ui.js";
-import { get } from "/ui/api.js";
+import { get, post } from "/ui/api.js";
 import { findApp, nameOf, newProfile, save, uniqueID } from "/ui/policy.js";
 
 export function Panel({ id, close }) {
@@ -14,12 +14,12 @@ export function Panel({ id, close }) {
     let live = true, timer = 0;
     const load = async () => {
       try {
-        const now = await get("connections/" + id);
+        const now = await load1(id);
         if (!live) return;
         set(now);
         setError(null);
         setHistory(([t, r, s]) => [[...t, Date.now() / 1000].slice(-300), [...r, now.receivedBytes].slice(-300), [...s, now.sentBytes].slice(-300)]);
-        if (!now.ended) timer = setTimeout(load, document.hidden ? 5000 : 1000);
+        if (!now.ended && id[0] !== "h") timer = setTimeout(load, document.hidden ? 5000 : 1000);
       } catch (e) {
         if (live) setError(e);
       }
@@ -37,6 +37,16 @@ export function Panel({ id, close }) {
     <${Trouble} error=${error} />
     ${c && html`<${Details} c=${c} history=${history} />`}
   </aside>`;
+}
+
+// load1 gets one connection, of memory by its number, of the history by its start.
+async function load1(id) {
+  if (id[0] !== "h") return get("connections/" + id);
+  const [since, local] = id.slice(1).split("~");
+  const page = await post("history/query", { since, until: new Date(new Date(since).getTime() + 2).toISOString(), limit: 100 });
+  const one = page.connections?.find((c) => c.tuple.local === local);
+  if (!one) throw new Error("The history has it no more.");
+  return one;
 }
 
 const dl = (rows) => html`<dl>${rows.filter((r) => r && r[1] !== undefined && r[1] !== "" && r[1] !== null).map(([k, v]) => html`<div><dt>${k}</dt><dd>${v}</dd></div>`)}</dl>`;

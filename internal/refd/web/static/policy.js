@@ -1,6 +1,6 @@
 // Profiles of apps and their rules, as the configuration file has them.
 
-import { call, get } from "/ui/api.js";
+import { call, get, Problem } from "/ui/api.js";
 
 export const nameOf = (p) => (p?.script || p?.path || "").split("/").pop() || "unknown";
 
@@ -28,7 +28,12 @@ export async function uniqueID(wanted) {
   }
 }
 
-export const save = (id, profile, check) => call("PUT", "apps/" + encodeURIComponent(id), { profile, check: !!check });
+// save writes a profile, or only checks it. It throws what is wrong with it.
+export async function save(id, profile, check) {
+  const out = await call("PUT", "apps/" + encodeURIComponent(id), { profile, check: !!check });
+  if (out.problems?.length) throw new Problem(422, { error: "This cannot be saved.", problems: out.problems });
+  return out;
+}
 export const remove = (id) => call("DELETE", "apps/" + encodeURIComponent(id));
 
 // list turns "a, b" into what the API wants, and text turns it back.

@@ -7,6 +7,9 @@ import { verdictOf } from "/ui/ui.js";
 const page = 200; // rows of a request
 const most = 120000; // rows kept; the oldest go
 
+// startOf tells a connection from others, also of another run of refd.
+const startOf = (r) => r.started + "~" + r.local;
+
 export class Rows {
   // changed is called when there is something to draw, at most once a frame.
   constructor(params, changed) {
@@ -15,7 +18,8 @@ export class Rows {
     this.byID = new Map();
     this.counts = {};
     this.total = 0;
-    this.end = false; // nothing older is there
+    this.end = false; // memory has nothing older
+    this.past = ""; // "end": nor has the history
     this.skipped = 0;
     this.added = 0; // since the view took them
     this.queued = false;
@@ -55,26 +59,36 @@ export class Rows {
     for (const r of out.rows.reverse()) if (!this.byID.has(r.id)) fresh.push(r);
     for (const r of fresh) this.byID.set(r.id, r);
     this.list = fresh.concat(this.list);
-    this.end = out.rows.length < page;
+    this.end = out.rows.length < page; // of what memory has
+    this.loaded = true;
     this.draw();
   }
 
-  // older loads the page before the oldest row.
+  // older loads the page before the oldest row: from memory, and when that has no more, from the history on disk.
   async older() {
-    if (this.end || this.loading || !this.list.length || this.list.length >= most) return;
+    if (this.loading || this.past === "end" || this.list.length >= most) return;
     this.loading = true;
     try {
       const p = new URLSearchParams(this.params);
       p.set("limit", 1000);
-      const oldest = this.list[0].started;
-      // rows that started at the same instant may be on both pages: they are known by their ids
-      p.set("until", new Date(new Date(oldest).getTime() + 1).toISOString());
-      const out = await get("connections?" + p);
-      const fresh = out.rows.reverse().filter((r) => !this.byID.has(r.id));
+      // rows that started at the same instant may be on both pages: they are known already
+      if (this.list.length) p.set("until", new Date(new Date(this.list[0].started).getTime() + 1).toISOString());
+      const from = this.end ? "history?" : "connections?";
+      const rows = (await get(from + p)).rows.reverse();
+      if (this.end) {
+        this.starts ??= new Set(this.list.map(startOf));
+        // numbers begin anew with each refd
+        for (const r of rows) r.id = "h" + startOf(r);
+      }
+      const fresh = rows.filter((r) => !this.byID.has(r.id) && !(this.end && this.starts.has(startOf(r))));
       for (const r of fresh) this.byID.set(r.id, r);
       this.list = fresh.concat(this.list);
+      if (!fresh.length && this.end) this.past = "end";
       if (!fresh.length) this.end = true;
       this.draw();
+    } catch (e) {
+      if (e.status !== 422) throw e;
+      this.past = "end"; // there is no history
     } finally {
       this.loading = false;
     }
@@ -106,7 +120,7 @@ export class Rows {
 
   // refresh asks for the figures of rows that are on the screen.
   async refresh(rows) {
-    const ids = rows.filter((r) => r && !r.ended).map((r) => r.id);
+    const ids = rows.filter((r) => r && !r.ended && typeof r.id === "number").map((r) => r.id);
     if (!ids.length) return;
     const now = await post("connections/lookup", { ids });
     this.add({ rows: now, skipped: 0 });

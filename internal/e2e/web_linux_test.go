@@ -1,0 +1,314 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/weirfw/weir/internal/testnet"
+	"github.com/weirfw/weir/internal/testutil"
+	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/verdict"
+)
+
+const page818 = "http://127.0.0.1:818"
+
+// webRig is a split rig with a browser that is logged in.
+type webRig struct {
+	*splitRig
+	b *browser
+}
+
+func newWebRig(t *testing.T) *webRig {
+	t.Helper()
+	w := &webRig{splitRig: newSplitRig(t, testutil.VariantNFT)}
+	testutil.RequireTool(t, "curl", "dig", "chromium")
+	copyProgram(t, "/usr/bin/curl", w.app("chosen-curl"))
+	w.server.HTTP(t, "[::]:8080", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, strings.Repeat("data ", 2000)) }))
+	w.server.DNS(t, testnet.UplinkServerV4+":53", "www.example.org. 60 IN CNAME web.example.net.", "web.example.net. 60 IN A "+testnet.UplinkOtherServerV4)
+	w.start(t, settings{rules: w.split("kroute") + `
+# rules for everybody, and a comment that stays
+global:
+  - {id: no-telnet, remote_ports: "23", action: block, comment: nobody needs telnet}
+`})
+	w.b = openBrowser(t, w.client, page818)
+	w.b.size(1280, "light")
+	w.b.run(chromedp.Navigate(page818 + "/"))
+	w.b.until("it asks for a login", `document.querySelector(".login")`)
+	w.b.axe("login")
+	w.b.run(chromedp.Navigate(strings.TrimSpace(w.cli(t, "ui", "--print"))))
+	w.b.until("it is logged in", `document.querySelector(".mode")?.textContent === "enforce"`)
+	return w
+}
+
+// fetch gets a page by a copy of curl.
+func (w *webRig) fetch(curl string) error {
+	out, err := w.client.Try(curl, "-sS", "-m", "10", "-o", "/dev/null", "http://"+testnet.UplinkServerV4+":8080/")
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// last returns the newest connection of a program to the web server.
+func (w *webRig) last(t *testing.T, app string) conn.Snapshot {
+	t.Helper()
+	return w.conn(t, netip.MustParseAddr(testnet.UplinkServerV4), 8080, "--app", app)
+}
+
+func (w *webRig) goTo(hash string) {
+	w.b.t.Helper()
+	w.b.run(chromedp.Evaluate[chromedp.Void](fmt.Sprintf("location.hash = %q", hash)))
+}
+
+// look takes pictures and looks for faults, at two widths, light and dark.
+func (w *webRig) look(name string) {
+	w.b.t.Helper()
+	for _, scheme := range []string{"light", "dark"} {
+		for _, width := range []int64{1280, 390} {
+			w.b.size(width, scheme)
+			w.b.until("it is drawn", `new Promise(r => requestAnimationFrame(() => requestAnimationFrame(() => r(true))))`)
+			w.b.shot(fmt.Sprintf("%s-%d-%s", name, width, scheme))
+			w.b.until("nothing is wider than the window", `document.documentElement.scrollWidth <= innerWidth`)
+		}
+		w.b.axe(name + " " + scheme)
+	}
+	w.b.size(1280, "light")
+}
+
+// A person's way through the page, in a real browser, while real programs make traffic.
+func TestIntegrationWebPage(t *testing.T) {
+	t.Parallel()
+	w := newWebRig(t)
+	chosen := w.app("chosen-curl")
+	for range 3 {
+		for _, curl := range []string{"/usr/bin/curl", chosen} {
+			if err := w.fetch(curl); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.client.Run(t, "dig", "+short", "@"+testnet.UplinkServerV4, "www.example.org")
+	}
+	if _, err := w.client.Try("curl", "-sS", "-m", "5", "telnet://"+testnet.UplinkServerV4+":23"); err == nil {
+		t.Error("telnet is not blocked")
+	}
+	w.b.until("rows come by themselves", `document.querySelectorAll(".row").length >= 10`)
+	w.b.until("there are counts", `/^[1-9]/.test(document.querySelector(".count.v-split b").textContent)`)
+	w.look("connections")
+
+	w.filterAndPanel()
+	w.blockRule(t)
+	w.splitOfAnApp(t, chosen)
+	w.splitSwitch(t, chosen)
+	w.notification(t)
+	for _, view := range []string{"apps", "settings", "status"} {
+		w.goTo("#/" + view)
+		w.b.until("there is "+view, `document.querySelector(".page table, .page .card")`)
+		w.look(view)
+	}
+	w.b.wantNoProblems()
+	text, err := os.ReadFile(w.configPath())
+	if err != nil || !strings.Contains(string(text), "# rules for everybody, and a comment that stays\n") {
+		t.Errorf("the comment is gone (%v):\n%s", err, text)
+	}
+}
+
+// filterAndPanel filters to split tunneled, opens one and reads interface and address.
+func (w *webRig) filterAndPanel() {
+	w.b.click("button.count|split tunneled")
+	w.b.until("only split ones are left", `location.hash.includes("verdict=RerouteToSplitTun") && document.querySelectorAll(".row").length > 0 && [...document.querySelectorAll(".row")].every(r => r.querySelector(".badge.v-split"))`)
+	w.b.click(".row|chosen-curl")
+	for _, text := range []string{"eth0", testnet.ISPClientV4, "kroute"} {
+		w.b.until("the panel has "+text, fmt.Sprintf(`document.querySelector(".panel .split-details")?.textContent.includes(%q)`, text))
+	}
+	w.look("panel")
+	w.b.click(".panel button|Close")
+	w.b.until("the panel is closed", `!document.querySelector(".panel")`)
+}
+
+// blockRule makes a rule of a connection and sees it take effect.
+func (w *webRig) blockRule(t *testing.T) {
+	t.Helper()
+	w.goTo("#/connections?app=/usr/bin/curl&port=8080")
+	w.b.click(".row|curl")
+	w.b.click(".panel .make-rule button|Block for curl")
+	w.b.until("it is done", `document.querySelector(".make-rule .done")?.textContent.includes("Blocked")`)
+	if err := w.fetch("/usr/bin/curl"); err == nil {
+		t.Error("curl still gets through")
+	}
+	c := w.last(t, "/usr/bin/curl")
+	if c.Decision.Verdict != verdict.Block {
+		t.Errorf("got %v; want it blocked", c.Decision)
+	}
+	w.goTo("#/rules/" + c.Decision.Reason.Rule)
+	w.b.until("the rule's page shows it", fmt.Sprintf(`document.querySelector(".rule .id")?.textContent === %q`, c.Decision.Reason.Rule))
+}
+
+// splitOfAnApp toggles the split tunnel and the interface of an app on its page.
+func (w *webRig) splitOfAnApp(t *testing.T, chosen string) {
+	t.Helper()
+	w.goTo("#/apps")
+	w.b.click(".page table a|chosen")
+	w.b.until("the app's page is there", `document.querySelector(".picker select option[value=vpn0]")`)
+	w.look("app")
+	save := func() {
+		w.b.until("it can be saved", `[...document.querySelectorAll(".save button")].some(b => b.textContent === "Save" && !b.disabled)`)
+		w.b.click(".save button|Save")
+		w.b.until("it is saved", `document.querySelector(".save .done")?.textContent.includes("Saved") && [...document.querySelectorAll(".save button")].some(b => b.textContent === "Save" && b.disabled)`)
+	}
+	toggle := func() { w.b.click(".card label.switch|Leave by an interface of its own") }
+	want := func(what string, ok func(c conn.Snapshot) bool) {
+		t.Helper()
+		if err := w.fetch(chosen); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if c := w.last(t, "chosen-curl"); !ok(c) {
+			t.Errorf("%s: got %v, split %+v", what, c.Decision, c.SplitTun)
+		}
+	}
+	toggle()
+	save()
+	want("switched off for the app", func(c conn.Snapshot) bool { return c.SplitTun == nil && c.Decision.Verdict == verdict.Accept })
+	toggle()
+	w.b.run(chromedp.Evaluate[chromedp.Void](`(s => { s.value = "vpn0"; s.dispatchEvent(new Event("change", {bubbles: true})) })(document.querySelector(".picker select"))`))
+	save()
+	want("by another interface", func(c conn.Snapshot) bool { return c.SplitTun != nil && c.SplitTun.Interface == "vpn0" })
+	w.b.run(chromedp.Evaluate[chromedp.Void](`(s => { s.value = ""; s.dispatchEvent(new Event("input", {bubbles: true})); s.dispatchEvent(new Event("change", {bubbles: true})) })(document.querySelector(".picker select"))`))
+	save()
+	want("by the best physical default", func(c conn.Snapshot) bool { return c.SplitTun != nil && c.SplitTun.Interface == "eth0" })
+}
+
+// splitSwitch uses the one switch of the settings.
+func (w *webRig) splitSwitch(t *testing.T, chosen string) {
+	t.Helper()
+	w.goTo("#/settings/split_tunnel")
+	for _, on := range []bool{false, true} {
+		w.b.click("label.switch|Use the split tunnel")
+		r := w.rig
+		r.eventually(t, startLimit, "connections follow the switch", func() bool {
+			return w.fetch(chosen) == nil && (w.last(t, "chosen-curl").SplitTun != nil) == on
+		})
+		w.b.until("the switch shows it", fmt.Sprintf(`[...document.querySelectorAll("label.switch")].find(l => l.textContent.includes("Use the split tunnel"))?.querySelector("input").checked === %t`, on))
+	}
+}
+
+// notification dismisses one: its state stays.
+func (w *webRig) notification(t *testing.T) {
+	t.Helper()
+	w.cli(t, "pause", "10m")
+	w.goTo("#/status")
+	w.b.until("it is told by the stream", `document.querySelector(".notice")?.textContent.includes("Paused")`)
+	w.b.until("the head of the page says so", `document.querySelector(".mode").textContent === "paused"`)
+	w.look("notification")
+	w.b.click(".notice button|Dismiss")
+	w.b.until("it is gone", `![...document.querySelectorAll(".notice")].some(n => n.textContent.includes("Paused"))`)
+	w.b.until("the state stays", `document.querySelector(".modules").textContent.includes("Paused")`)
+	w.cli(t, "resume")
+	w.b.until("the head of the page says so, too", `document.querySelector(".mode").textContent === "enforce"`)
+}
+
+// The page stays smooth while 200 connections a second come. How long its longest task was is told, and is bounded by what would be
+// felt on any machine; scripts/bench-web.sh has the strict limit.
+func TestIntegrationWebPageUnderLoad(t *testing.T) {
+	t.Parallel()
+	w := newWebRig(t)
+	w.b.run(chromedp.Evaluate[chromedp.Void](`window.tasks = []; new PerformanceObserver(l => l.getEntries().forEach(e => tasks.push(e.duration))).observe({type: "longtask"})`))
+	seconds := 5 * time.Second
+	limit := 500.0
+	if os.Getenv("WEIR_BENCH") != "" {
+		seconds, limit = 30*time.Second, 100
+	}
+	const rate = 200
+	ports := min(rate*int(seconds/time.Second), 40_000)
+	_, err := w.client.Blast(t.Context(), testnet.Blast{To: netip.AddrPortFrom(netip.MustParseAddr(testnet.UplinkServerV4), 20_000), Ports: ports, Rate: rate, For: seconds})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.b.until("all are counted", fmt.Sprintf(`Number(document.querySelector(".foot").textContent.replace(/[^0-9].*/, "").replace(/\D/g, "") || document.querySelector(".foot").textContent.split(" ")[0].replace(/\D/g, "")) >= %d`, ports))
+	longest := js[float64](w.b, `Math.max(0, ...tasks)`)
+	n := js[int](w.b, `tasks.length`)
+	t.Logf("%d rows at %d a second: %d tasks over 50 ms, the longest %.0f ms", ports, rate, n, longest)
+	if longest > limit {
+		t.Errorf("the longest task took %.0f ms; want %.0f at most", longest, limit)
+	}
+	if rows := js[int](w.b, `document.querySelectorAll(".row").length`); rows > 60 {
+		t.Errorf("%d rows are drawn; want those in view", rows)
+	}
+	w.b.wantNoProblems()
+}
+
+// Memory and idle time of refd with the page open and many live connections; scripts/bench-web.sh asks for the full number.
+func TestIntegrationWebFigures(t *testing.T) {
+	t.Parallel()
+	live, idle := 5_000, 2*time.Second
+	if os.Getenv("WEIR_BENCH") != "" {
+		live, idle = 100_000, 20*time.Second
+	}
+	w := newWebRig(t)
+	const perServer = 25_000
+	for i, at := 0, netip.MustParseAddr("203.0.113.100"); i < live; i, at = i+perServer, at.Next() {
+		n := min(perServer, live-i)
+		b := testnet.Blast{To: netip.AddrPortFrom(at, 20_000), Ports: n, Rate: 5_000, For: time.Duration(n) * time.Second / 5_000}
+		if _, err := w.client.Blast(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, _ := w.tryStatus()
+	w.b.until("the page has rows", `document.querySelectorAll(".row").length > 10`)
+	pid := w.refd.PID()
+	before := cpuTime(t, pid)
+	begin := time.Now()
+	select {
+	case <-time.After(idle): // what is measured is what happens when nothing does
+	case <-t.Context().Done():
+	}
+	used := float64(cpuTime(t, pid)-before) / float64(time.Since(begin))
+	memory := residentMiB(t, pid)
+	t.Logf("%d live connections and the page open: refd has %.0f MiB, and takes %.2f %% of a core", st.Live, memory, 100*used)
+	if memory > 238 { // 250 MB
+		t.Errorf("refd has %.0f MiB", memory)
+	}
+	if os.Getenv("WEIR_BENCH") != "" && used > 0.01 {
+		t.Errorf("refd takes %.2f %% of a core while nothing happens", 100*used)
+	}
+}
+
+// cpuTime is what a process has used of the processors (proc(5), stat, fields 14 and 15, in clock ticks of 10 ms).
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	var ticks time.Duration
+	for _, f := range fields[11:13] {
+		var n time.Duration
+		if _, err := fmt.Sscan(f, &n); err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return ticks * 10 * time.Millisecond
+}
+
+// residentMiB is how much memory a process has (proc(5), status, VmRSS).
+func residentMiB(t *testing.T, pid int) float64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "VmRSS:")
+	var kib float64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		t.Fatal(err)
+	}
+	return kib / 1024
+}
