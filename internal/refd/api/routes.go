@@ -15,10 +15,7 @@ import (
 
 // Backend is what the API talks to.
 type Backend interface {
-	Status(ctx context.Context) (Status, error)
-	Explain(ctx context.Context, r ExplainRequest) (Explanation, error)
-	Rules(ctx context.Context) ([]Rule, error)
-	Interfaces(ctx context.Context) ([]Interface, error)
+	Overview
 	DNSCache(ctx context.Context, r DNSRequest) ([]DNSEntry, error)
 	Report(ctx context.Context) (Report, error)
 	Connections
@@ -26,6 +23,14 @@ type Backend interface {
 	Editor
 	Notices
 	Control
+}
+
+// Overview is the part of a Backend that tells about refd and the host.
+type Overview interface {
+	Status(ctx context.Context) (Status, error)
+	Explain(ctx context.Context, r ExplainRequest) (Explanation, error)
+	Rules(ctx context.Context) ([]Rule, error)
+	Interfaces(ctx context.Context) ([]Interface, error)
 }
 
 // Connections is the part of a Backend that tells about connections.

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -242,7 +243,10 @@ func TestHeadersOfThePage(t *testing.T) {
 }
 
 // endless is a body that goes on, and counts what was taken of it.
-type endless struct{ left, taken int64 }
+type endless struct {
+	left  int64
+	taken atomic.Int64
+}
 
 func (e *endless) Read(p []byte) (int, error) {
 	if e.left <= 0 {
@@ -253,7 +257,7 @@ func (e *endless) Read(p []byte) (int, error) {
 		p[i] = ' '
 	}
 	e.left -= n
-	e.taken += n
+	e.taken.Add(n)
 	return int(n), nil
 }
 
@@ -271,7 +275,7 @@ func TestGiantBody(t *testing.T) {
 			assert.Contains(t, []int{401, 413}, res.StatusCode, name)
 			require.NoError(t, res.Body.Close())
 		} // else it was cut while it wrote
-		assert.Less(t, body.taken, int64(64<<20), "%s: what was taken", name)
+		assert.Less(t, body.taken.Load(), int64(64<<20), "%s: what was taken", name)
 	}
 	assert.Empty(t, w.backend.noted())
 	assertAlive(t, w)
