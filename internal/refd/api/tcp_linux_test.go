@@ -16,8 +16,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -448,7 +448,7 @@ func readUntil(t *testing.T, r *bufio.Reader, want string) {
 // Members of the group use the socket, in any of their groups, with the group's role; the folder lets them through.
 func TestIntegrationGroup(t *testing.T) {
 	testutil.RequireRoot(t)
-	const daemon = 1 // the number of a group that every Debian has
+	const daemon = 1                     // the number of a group that every Debian has
 	dir, err := os.MkdirTemp("", "weir") //nolint:usetesting // where another user can get
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
