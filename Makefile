@@ -18,7 +18,7 @@ export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 export GO FUZZTIME
 
 .DEFAULT_GOAL := help
-.PHONY: help needs-go run demo test test-fast test-windows check static fmt vet lint tidy bench fuzz build install uninstall deps clean
+.PHONY: help needs-go deb test-deb zip man run demo test test-fast test-windows check static fmt vet lint tidy bench fuzz build install uninstall deps clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -96,6 +96,18 @@ install: bin/refd ## refd and its systemd unit onto this machine; `systemctl ena
 	install -D -m 0755 bin/refd $(DESTDIR)/usr/local/bin/refd
 	install -D -m 0644 cmd/refd/refd.service $(DESTDIR)/etc/systemd/system/refd.service
 	@test -n "$(DESTDIR)" || ! test -d /run/systemd/system || systemctl daemon-reload
+
+man: bin/refd ## the manual page of refd, into bin/
+	bin/refd man > bin/refd.8
+
+deb: needs-go ## a Debian package of refd, into bin/
+	@scripts/deb.sh
+
+test-deb: needs-go ## installs, upgrades and removes the Debian package in a root of its own (root)
+	@scripts/test-deb.sh
+
+zip: needs-go ## refd for Windows with its documentation, into bin/
+	@scripts/zip.sh
 
 uninstall: ## undoes install, and removes what refd left in the packet filter (root)
 	@test -n "$(DESTDIR)" || ! test -d /run/systemd/system || ! test -e /etc/systemd/system/refd.service || systemctl disable --now refd

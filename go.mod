@@ -11,6 +11,7 @@ require (
 	github.com/florianl/go-nfqueue/v2 v2.1.0
 	github.com/getkin/kin-openapi v0.153.0
 	github.com/goccy/go-yaml v1.19.2
+	github.com/godbus/dbus/v5 v5.1.0
 	github.com/google/gopacket v1.1.19
 	github.com/mdlayher/netlink v1.9.0
 	github.com/miekg/dns v1.1.73

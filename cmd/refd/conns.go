@@ -117,7 +117,15 @@ func (c *connsCmd) watch(a *app, q connstore.Query) error {
 
 // size returns that of the terminal that rows are drawn on, if it is one.
 func (c *connsCmd) size(w io.Writer) (rows, columns int, ok bool) {
-	if f, isFile := w.(*os.File); isFile && !c.JSON {
+	if c.JSON {
+		return 0, 0, false
+	}
+	return screenSize(w)
+}
+
+// screenSize returns the size of a terminal; ok is false for what is none.
+func screenSize(w io.Writer) (rows, columns int, ok bool) {
+	if f, isFile := w.(*os.File); isFile {
 		return terminalSize(f)
 	}
 	return 0, 0, false
@@ -143,13 +151,18 @@ func draw(w io.Writer, p connstore.Page, columns int) error {
 	if n := len(p.Connections); n < p.Total {
 		fmt.Fprintf(&text, "the newest %d of %d", n, p.Total)
 	}
-	lines := strings.Split(strings.TrimSuffix(text.String(), "\n"), "\n")
+	return overdraw(w, strings.TrimSuffix(text.String(), "\n"), columns)
+}
+
+// overdraw draws text over what was drawn before, without what does not fit into a line.
+func overdraw(w io.Writer, text string, columns int) error {
+	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		// one less: at the end of a full line, clearing would begin with its last place
 		if r := []rune(line); len(r) >= columns {
 			line = string(r[:columns-1])
 		}
-		lines[i] = line + clearLine
+		lines[i] = paint(line, colours(w)) + clearLine
 	}
 	if _, err := io.WriteString(w, noWrap+home+strings.Join(lines, "\n")+clearRest+wrap); err != nil {
 		return fmt.Errorf("draw: %w", err)
@@ -187,7 +200,19 @@ func printConns(w io.Writer, p connstore.Page) error {
 	for i := range p.Connections {
 		rows = append(rows, connRow(&p.Connections[i]))
 	}
-	return table(w, rows)
+	if !colours(w) {
+		return table(w, rows)
+	}
+	var text strings.Builder
+	if err := table(&text, rows); err != nil {
+		return err
+	}
+	for line := range strings.Lines(text.String()) {
+		if _, err := io.WriteString(w, paint(line, true)); err != nil {
+			return fmt.Errorf("print connections: %w", err)
+		}
+	}
+	return nil
 }
 
 func connRow(s *conn.Snapshot) []string {

@@ -8,13 +8,18 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-type reloadCmd struct{}
+type reloadCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
 
 // Run reloads.
-func (reloadCmd) Run(a *app) error {
+func (c *reloadCmd) Run(a *app) error {
 	r, err := a.client().Reload(a.ctx)
 	if err != nil {
 		return err
+	}
+	if c.JSON {
+		return printJSON(a.stdout, r)
 	}
 	later := ""
 	if len(r.NeedRestart) > 0 {

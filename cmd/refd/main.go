@@ -29,30 +29,38 @@ type cli struct {
 	Config string `short:"c" type:"path" placeholder:"FILE" help:"Configuration file. Default ${config}; without that file, the built-in defaults."`
 	Socket string `type:"path" placeholder:"PATH" help:"Socket of the running refd. Default that of the configuration."`
 
-	Run        runCmd        `cmd:"" help:"Run the firewall until it is told to stop."`
-	Check      checkCmd      `cmd:"" help:"Check a configuration file, and say what is wrong and where."`
-	Status     statusCmd     `cmd:"" help:"Show how refd is. The exit status is that of the worst state: 0 fine, 10 hint, 11 warning, 12 error; 3 if refd does not run."`
-	Conns      connsCmd      `cmd:"" help:"List connections and what was decided about them."`
-	Explain    explainCmd    `cmd:"" help:"Say what would happen to a connection, and which rule says so."`
-	Rules      rulesCmd      `cmd:"" help:"List the rules in force with their hit counters."`
-	Interfaces interfacesCmd `cmd:"" help:"List network interfaces, and which is the default."`
-	Split      splitCmd      `cmd:"" help:"Show the split tunnel, or switch it on or off."`
-	DNS        dnsCmd        `cmd:"" name:"dns" help:"Show or empty the cache of refd's nameserver."`
-	UI         uiCmd         `cmd:"" name:"ui" help:"Make a login link for the web page, for one use, and open it."`
-	Reload     reloadCmd     `cmd:"" help:"Read the configuration again; a bad one changes nothing."`
-	Confirm    confirmCmd    `cmd:"" help:"Confirm a run that was started with --confirm."`
-	Pause      pauseCmd      `cmd:"" help:"Stop intercepting for a time: everything passes."`
-	Resume     resumeCmd     `cmd:"" help:"End a pause."`
-	Stop       stopCmd       `cmd:"" help:"Stop the running refd, or restart it."`
-	Cleanup    cleanupCmd    `cmd:"" help:"Remove everything that a crashed refd left in this machine's packet filter."`
-	Service    serviceCmd    `cmd:"" help:"Install refd as a Windows service, start it, stop it, or remove it."`
-	Version    versionCmd    `cmd:"" help:"Print the version."`
-	Completion completionCmd `cmd:"" help:"Print a completion script for bash, zsh or fish."`
+	Run           runCmd           `cmd:"" help:"Run the firewall until it is told to stop."`
+	Check         checkCmd         `cmd:"" help:"Check a configuration file, and say what is wrong and where."`
+	Status        statusCmd        `cmd:"" help:"Show how refd is. The exit status is that of the worst state: 0 fine, 10 hint, 11 warning, 12 error; 3 if refd does not run."`
+	Conns         connsCmd         `cmd:"" help:"List connections and what was decided about them."`
+	Top           topCmd           `cmd:"" help:"Show who transfers most, every few seconds."`
+	Explain       explainCmd       `cmd:"" help:"Say what would happen to a connection, and which rule says so."`
+	Rules         rulesCmd         `cmd:"" help:"List the rules in force with their hit counters."`
+	Interfaces    interfacesCmd    `cmd:"" help:"List network interfaces, and which is the default."`
+	Split         splitCmd         `cmd:"" help:"Show the split tunnel, or switch it on or off."`
+	DNS           dnsCmd           `cmd:"" name:"dns" help:"Show or empty the cache of refd's nameserver."`
+	UI            uiCmd            `cmd:"" name:"ui" help:"Make a login link for the web page, for one use, and open it."`
+	Prompt        promptCmd        `cmd:"" help:"Answer the questions of rules with the action ask."`
+	Notifications notificationsCmd `cmd:"" help:"Show or dismiss what refd has to say about itself."`
+	Sleep         sleepCmd         `cmd:"" help:"Have refd put off what can wait, to save power; the firewall does not sleep."`
+	Export        exportCmd        `cmd:"" help:"Write the configuration, rules and all, into one file."`
+	Import        importCmd        `cmd:"" help:"Make an exported configuration the one in force."`
+	Reload        reloadCmd        `cmd:"" help:"Read the configuration again; a bad one changes nothing."`
+	Confirm       confirmCmd       `cmd:"" help:"Confirm a run that was started with --confirm."`
+	Pause         pauseCmd         `cmd:"" help:"Stop intercepting for a time: everything passes."`
+	Resume        resumeCmd        `cmd:"" help:"End a pause."`
+	Stop          stopCmd          `cmd:"" help:"Stop the running refd, or restart it."`
+	Cleanup       cleanupCmd       `cmd:"" help:"Remove everything that a crashed refd left in this machine's packet filter."`
+	Service       serviceCmd       `cmd:"" help:"Install refd as a Windows service, start it, stop it, or remove it."`
+	Version       versionCmd       `cmd:"" help:"Print the version."`
+	Man           manCmd           `cmd:"" hidden:"" help:"Print the manual page."`
+	Completion    completionCmd    `cmd:"" help:"Print a completion script for bash, zsh or fish."`
 }
 
 // app is what commands need of the process.
 type app struct {
 	ctx    context.Context
+	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
 	cli    *cli
@@ -107,6 +115,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // runReady is run, and calls ready when packets are intercepted.
 func runReady(ctx context.Context, args []string, stdout, stderr io.Writer, ready func()) error {
+	return runFrom(ctx, args, os.Stdin, stdout, stderr, ready)
+}
+
+// runFrom is runReady with what is typed.
+func runFrom(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, ready func()) error {
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c,
@@ -128,7 +141,7 @@ func runReady(ctx context.Context, args []string, stdout, stderr io.Writer, read
 	if err != nil {
 		return fmt.Errorf("%w (see `refd --help`)", err)
 	}
-	return k.Run(&app{ctx: ctx, stdout: stdout, stderr: stderr, cli: &c, parser: parser, ready: ready}) //nolint:wrapcheck // the command's own error
+	return k.Run(&app{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, cli: &c, parser: parser, ready: ready}) //nolint:wrapcheck // the command's own error
 }
 
 // say prints for people.
@@ -163,10 +176,15 @@ func (a *app) client() *api.Client {
 // configPath is where the configuration is, if there is one.
 func (a *app) configPath() string { return cmp.Or(a.cli.Config, config.DefaultPath) }
 
-type versionCmd struct{}
+type versionCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
 
 // Run prints the version.
-func (versionCmd) Run(a *app) error {
+func (c *versionCmd) Run(a *app) error {
+	if c.JSON {
+		return printJSON(a.stdout, map[string]string{"version": versionText()})
+	}
 	return a.say("refd %s\n", versionText())
 }
 

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/internal/refd/prompt"
 	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
@@ -211,6 +213,10 @@ type fake struct {
 	page   connstore.Page
 	query  connstore.Query
 	asked  []string
+
+	mu      sync.Mutex // guards what follows
+	prompts []prompt.Prompt
+	answers []api.AnswerRequest
 }
 
 func (f *fake) Status(context.Context) (api.Status, error) { return f.status, nil }
@@ -355,6 +361,7 @@ func terminal(t *testing.T, rows, columns uint16) (screen, program *os.File) {
 // A watch fits onto its terminal, newest first, and is drawn over itself.
 func TestConnsWatchOnATerminal(t *testing.T) {
 	const rows, columns = 8, 50
+	t.Setenv("NO_COLOR", "1")
 	f := &fake{page: connstore.Page{Sums: connstore.Sums{Total: 30}, Connections: make([]conn.Snapshot, 6)}}
 	for i := range f.page.Connections {
 		f.page.Connections[i] = conn.Snapshot{ID: conn.ID(30 - i), Domain: strings.Repeat("long", 30)}

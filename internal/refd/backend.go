@@ -252,6 +252,7 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	d.cfg = &running
 	d.feed.tell(func(w *watcher) { w.changed = true })
 	d.log.Info("configuration reloaded", "rules", res.Rules, "need_restart", res.NeedRestart)
+	d.prompts.Reset()
 	// the rules are in force: whoever asked may go away meanwhile
 	if res.Changed, err = d.firewall.Reevaluate(context.WithoutCancel(ctx), firewall.Everything); err != nil {
 		return res, fmt.Errorf("re-evaluate connections: %w", err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/internal/refd/prompt"
 	"github.com/weirfw/weir/pkg/connstore"
 	"github.com/weirfw/weir/pkg/extverdict"
 	"github.com/weirfw/weir/pkg/firewall"
@@ -82,6 +83,7 @@ type Daemon struct {
 	nameserver nameserverParts
 	history    historyParts
 	vpnParts
+	prompts *prompt.Store
 
 	feed    feed
 	traffic traffic
@@ -130,6 +132,7 @@ func New(opt Options) (*Daemon, error) {
 	d.store = connstore.NewLive(connstore.Config{
 		MaxLive: cfg.History.MaxLive, MaxEnded: cfg.History.MaxEnded, KeepEnded: cfg.History.KeepEnded,
 	})
+	d.buildPrompts()
 	if err := d.buildHistory(); err != nil {
 		return nil, err
 	}
@@ -156,7 +159,7 @@ func (d *Daemon) buildFirewall() error {
 		Processes:       d.processes,
 		External:        &d.external,
 		HandlerDeadline: cfg.Handler.Deadline,
-		Deciders:        []firewall.Decider{&firewall.RuleDecider{Rules: &d.rules, Timeout: cfg.Ask.Timeout}},
+		Deciders:        []firewall.Decider{&firewall.RuleDecider{Rules: &d.rules, Asker: d.prompts, Timeout: cfg.Ask.Timeout}},
 		Host:            host{d.links},
 		Source:          d.source,
 		Report:          d.condition,
@@ -264,6 +267,7 @@ func (d *Daemon) buildModules() error {
 func (d *Daemon) Run(ctx context.Context) (status int, err error) {
 	d.started = time.Now()
 	defer d.notices.Watch(d.root)()
+	defer d.prompts.Reset()
 	status, err = module.Run(ctx, d.root, d.exit)
 	if d.rolledBack.Load() {
 		return 1, errors.Join(ErrRolledBack, err, Cleanup(context.WithoutCancel(ctx), &d.opt.Config.File, d.log))

@@ -33,7 +33,7 @@ func (d *Daemon) buildHistory() error {
 		Report: d.historyCondition, Logger: d.log.With("module", "history"),
 	})
 	var err error
-	d.history.module, err = module.NewService(module.ServiceConfig{Name: "history", Logger: d.log, Run: d.history.recorder.Run})
+	d.history.module, err = module.NewService(module.ServiceConfig{Name: "history", Logger: d.log, Run: d.history.recorder.Run, Sleep: d.history.recorder.SetSleep})
 	if err != nil {
 		return fmt.Errorf("build modules: %w", err)
 	}

@@ -80,6 +80,7 @@ var forbiddenImports = []struct {
 		"github.com/miekg/dns", []string{"pkg/dnsmon", "pkg/firewall/naming", "pkg/nameserver", "internal/testnet"},
 		"packages that decide get names, not messages",
 	},
+	{"github.com/godbus/dbus", []string{"internal/refd", "cmd"}, "desktops belong to the daemon"},
 	{"modernc.org/sqlite", []string{"pkg/connstore/sqlitestore"}, "history is optional, and there is one way to write it"},
 	{"github.com/alecthomas/kong", []string{"internal/refd", "cmd"}, "flags belong to the daemon"},
 	{"github.com/goccy/go-yaml", []string{"internal/refd", "cmd"}, "files belong to the daemon"},

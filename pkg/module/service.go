@@ -40,6 +40,8 @@ type ServiceConfig struct {
 	Backoff Backoff
 	// OnError is told each failure, also those that lead to a restart. Optional.
 	OnError func(worker string, err error)
+	// Sleep is told each change of the sleep mode. Optional.
+	Sleep func(Mode)
 }
 
 // Service makes a module of a [RunFunc]. Once it has been ready, Run is called again whenever it fails, panics, or
@@ -59,7 +61,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	s := &Service{cfg: cfg}
 	u, err := New(Config{
 		Name: cfg.Name, Logger: cfg.Logger, StopTimeout: cfg.StopTimeout, Backoff: cfg.Backoff,
-		OnError: cfg.OnError, Start: s.start,
+		OnError: cfg.OnError, Sleep: cfg.Sleep, Start: s.start,
 	})
 	if err != nil {
 		return nil, err

@@ -55,6 +55,11 @@ type runeRange struct{ lo, hi rune }
 
 const globHint = `"*" and "?" match within a path element, "**" across, "[a-z]" is a class, "[*]" is a star`
 
+// Quote returns the pattern that matches exactly s.
+func Quote(s string) string {
+	return strings.NewReplacer("*", "[*]", "?", "[?]", "[", "[[]").Replace(s)
+}
+
 // parsePattern reads an exact string or a glob.
 func parsePattern(s string, f flavor) (*pattern, *problem) {
 	if p := checkText(s); p != nil {

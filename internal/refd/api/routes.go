@@ -22,6 +22,7 @@ type Backend interface {
 	Memory
 	Editor
 	Notices
+	Prompts
 	Control
 }
 
@@ -118,7 +119,7 @@ func newAccess(ctx context.Context, cfg *Config, k *keys, group groupAccess) *ac
 }
 
 func routes(b Backend) []*route {
-	return slices.Concat(viewRoutes(b), connectionRoutes(b), historyRoutes(b), editRoutes(b), noticeRoutes(b), controlRoutes(b))
+	return slices.Concat(viewRoutes(b), connectionRoutes(b), historyRoutes(b), editRoutes(b), noticeRoutes(b), promptRoutes(b), controlRoutes(b))
 }
 
 func viewRoutes(b Backend) []*route {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/internal/refd/prompt"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
 	"github.com/weirfw/weir/pkg/module"
@@ -179,6 +180,24 @@ func (s *sample) Dismiss(_ context.Context, r api.NoticeRequest) error {
 func (s *sample) Act(_ context.Context, r api.NoticeRequest) error {
 	s.note("act %s", r.Action)
 	return nil
+}
+
+func (s *sample) Prompts(context.Context) ([]prompt.Prompt, error) {
+	one := snapshot()
+	return []prompt.Prompt{{
+		ID: 3, App: "/usr/bin/curl", Process: one.Process, Waiting: 1, Rule: "web", Asked: one.Started, Until: one.Ended,
+		Targets: []prompt.Target{{Domain: "example.org", Remote: one.Tuple.Remote, Protocol: packet.TCP}},
+	}}, nil
+}
+
+func (s *sample) Answer(_ context.Context, r api.AnswerRequest) error {
+	s.note("answer %d %v %v", r.ID, r.Answer.Action, r.Answer.For)
+	return nil
+}
+
+func (s *sample) Forget(context.Context) (api.Forgotten, error) {
+	s.note("forget")
+	return api.Forgotten{Answers: 1}, nil
 }
 
 func (s *sample) Reload(context.Context) (api.ReloadResult, error) {

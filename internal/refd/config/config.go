@@ -55,7 +55,9 @@ type File struct {
 
 // Ask configures questions to the user.
 type Ask struct {
-	// Timeout after which the default denial holds.
+	// DenyAfter is how long a connection waits for an answer. Then it is denied by default, and the question stays for the next one.
+	DenyAfter time.Duration `yaml:"deny_after"`
+	// Timeout is how long a question stays after its latest connection.
 	Timeout time.Duration `yaml:"timeout"`
 }
 
@@ -190,7 +192,7 @@ func Default() File {
 		PermanentVerdicts: true,
 		Failed:            FailBlock,
 		OnChange:          Cut,
-		Ask:               Ask{Timeout: time.Minute},
+		Ask:               Ask{DenyAfter: 10 * time.Second, Timeout: time.Minute},
 		Handler:           Handler{Deadline: 250 * time.Millisecond},
 		Log:               Log{Level: slog.LevelInfo, Format: Text},
 		API:               API{Socket: "/run/weir/refd.sock", Group: "weir", GroupRole: GroupWrite, Listen: netip.MustParseAddrPort("127.0.0.1:818")},
@@ -340,6 +342,7 @@ func (f *File) check() []value {
 			found = append(found, bad(path, got.String(), "too short", fmt.Sprintf("use at least %v", low)))
 		}
 	}
+	atLeast("ask.deny_after", f.Ask.DenyAfter, time.Second)
 	atLeast("ask.timeout", f.Ask.Timeout, time.Second)
 	atLeast("handler.deadline", f.Handler.Deadline, time.Millisecond)
 	atLeast("connections.keep_ended", f.History.KeepEnded, 0)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/verdict"
 )
 
@@ -48,8 +49,9 @@ type Condition struct {
 }
 
 const (
-	// flushEvery is how much is lost at most when the process is killed, and a little less than a second.
-	flushEvery = 500 * time.Millisecond
+	// flushEvery is how much is lost at most when the process is killed, and a little less than a second; more in sleep mode.
+	flushEvery  = 500 * time.Millisecond
+	flushAsleep = 5 * time.Second
 	// usageEvery is how old the figures of a connection get that only transfers.
 	usageEvery = time.Minute
 	// pruneEvery and pruneAfter are when old connections go: after a time or after so many new ones.
@@ -84,6 +86,8 @@ type Recorder struct {
 	on      bool
 	changed map[conn.ID]*conn.Conn
 	lost    uint64
+	mode    module.Mode
+	tickers []*module.Ticker
 }
 
 // NewRecorder returns a Recorder for connections that begin from now on; it writes while Run runs.
@@ -137,17 +141,15 @@ func (r *Recorder) Run(ctx context.Context, ready func()) error {
 	err := r.open(ctx)
 	r.report(err)
 	ready()
-	flush, usage := time.NewTicker(flushEvery), time.NewTicker(usageEvery)
-	defer flush.Stop()
-	defer usage.Stop()
+	flush, usage := r.ticker(flushEvery, flushAsleep), r.ticker(usageEvery, 0)
 	wait := newBackOff()
 	for {
 		select {
 		case <-ctx.Done():
 			return r.finish(ctx)
-		case <-usage.C:
+		case <-usage.C():
 			r.noteUsage()
-		case <-flush.C:
+		case <-flush.C():
 			if wait.over() {
 				err := r.work(ctx)
 				if ctx.Err() == nil {
@@ -159,10 +161,33 @@ func (r *Recorder) Run(ctx context.Context, ready func()) error {
 	}
 }
 
+// SetSleep makes it write less often while asleep: as its machine saves power, a kill loses 5 seconds.
+func (r *Recorder) SetSleep(mode module.Mode) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mode = mode
+	for _, t := range r.tickers {
+		t.SetSleep(mode)
+	}
+}
+
+func (r *Recorder) ticker(awake, asleep time.Duration) *module.Ticker {
+	t := module.NewTicker(awake, asleep)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.SetSleep(r.mode)
+	r.tickers = append(r.tickers, t)
+	return t
+}
+
 // pause ends taking notes.
 func (r *Recorder) pause() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, t := range r.tickers {
+		t.Stop()
+	}
+	r.tickers = nil
 	r.on, r.changed = false, map[conn.ID]*conn.Conn{}
 }
 

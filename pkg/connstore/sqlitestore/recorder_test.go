@@ -14,6 +14,7 @@ import (
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
 	"github.com/weirfw/weir/pkg/connstore/sqlitestore"
+	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/verdict"
 )
@@ -124,6 +125,17 @@ func TestRecorder(t *testing.T) {
 	if len(r.conditions) != 0 {
 		t.Errorf("got %+v; want nothing to report", r.conditions)
 	}
+}
+
+// Asleep, it waits longer; who wakes it up finds everything.
+func TestSleep(t *testing.T) {
+	r := record(t, database(t), nil)
+	r.SetSleep(module.Asleep)
+	r.begin(1, "/bin/a")
+	r.want(t, "it is written asleep", connstore.Query{}, func(p connstore.Page) bool { return p.Total == 1 })
+	r.begin(2, "/bin/a")
+	r.SetSleep(module.Awake)
+	r.want(t, "it is written awake", connstore.Query{}, func(p connstore.Page) bool { return p.Total == 2 })
 }
 
 // A stop loses nothing: what is noted is written, and the last figures of what lives.

@@ -1,0 +1,518 @@
+// Package prompt keeps the questions that rules with the action ask put to people, until somebody answers.
+package prompt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/module"
+	"github.com/weirfw/weir/pkg/packet"
+	"github.com/weirfw/weir/pkg/rules"
+	"github.com/weirfw/weir/pkg/verdict"
+)
+
+// Bounds of what programs can make people look at.
+const (
+	maxPrompts = 100
+	maxTargets = 50
+)
+
+// attention is how long somebody who looked counts as somebody to ask.
+const attention = 30 * time.Second
+
+// Codes of decisions by people.
+const (
+	CodeAnswered verdict.Code = "answered"
+	// CodeQuery is that of DNS queries: nobody is asked about them.
+	CodeQuery verdict.Code = "ask-dns-query"
+)
+
+// Target is what a program wants to reach, or, inbound, who wants to reach it.
+type Target struct {
+	// Domain is empty if it is not known.
+	Domain   string          `json:"domain,omitempty"`
+	Remote   netip.AddrPort  `json:"remote"`
+	Protocol packet.Protocol `json:"protocol"`
+}
+
+// Name is the domain, or else the address: what an Answer is limited by.
+func (t Target) Name() string {
+	if t.Domain != "" {
+		return t.Domain
+	}
+	return t.Remote.Addr().String()
+}
+
+// Prompt is a question about all connections of one program in one direction.
+type Prompt struct {
+	ID uint64 `json:"id"`
+	// App is the script that an interpreter runs, or else the executable; empty if it is not known.
+	App string `json:"app"`
+	// Process is that of the first connection, nil if it is not known.
+	Process   *conn.Process    `json:"process,omitempty"`
+	Direction packet.Direction `json:"direction"`
+	// Targets are the latest ones last, each once, 50 at most.
+	Targets []Target `json:"targets"`
+	// Waiting is how many connections wait for the answer; the others were denied meanwhile.
+	Waiting int `json:"waiting"`
+	// Rule is that which asks, empty for a default.
+	Rule string `json:"rule,omitempty"`
+	// Asked is when the question came up, and Until when it goes if nothing happens.
+	Asked time.Time `json:"asked"`
+	Until time.Time `json:"until"`
+}
+
+// Duration is for how long an answer holds.
+type Duration string
+
+// The durations.
+const (
+	// Once is for the connections that wait, or, if none does, for the next one.
+	Once Duration = "once"
+	// Session is until refd ends or is told to forget.
+	Session Duration = "session"
+	// Always writes a rule.
+	Always Duration = "always"
+)
+
+// Answer is what somebody says to a Prompt.
+type Answer struct {
+	// Action is allow, block or drop.
+	Action rules.Action `json:"action"`
+	For    Duration     `json:"for"`
+	// Target limits the answer to the domain or address of one of the prompt's targets. Empty is everything that the program does in
+	// this direction.
+	Target string `json:"target,omitempty"`
+}
+
+// ErrNoPrompt is wrapped when a prompt was answered already, or has gone.
+var ErrNoPrompt = errors.New("prompt: there is no such question")
+
+// ErrAnswer is wrapped by errors about an answer that makes no sense.
+var ErrAnswer = errors.New("prompt: bad answer")
+
+// Kind says what happened to a prompt.
+type Kind string
+
+// The kinds of changes.
+const (
+	Shown   Kind = "shown"
+	Changed Kind = "changed"
+	Gone    Kind = "gone"
+)
+
+// Change is what subscribers hear.
+type Change struct {
+	Kind   Kind   `json:"kind"`
+	Prompt Prompt `json:"prompt"`
+}
+
+// Config of a Store.
+type Config struct {
+	// Rules are looked at again when settings changed. Required.
+	Rules *rules.Live
+	// DenyAfter is how long a connection waits. Default 10 s.
+	DenyAfter time.Duration
+	// Timeout is how long a prompt stays after its latest connection. Default 1 minute.
+	Timeout time.Duration
+	// Write writes a rule for good, and has it in force when it returns. Required for answers that hold always. s is a connection that
+	// the rule is about; its process is known.
+	Write func(ctx context.Context, s *conn.Snapshot, a Answer) error
+	// Changed is called after each change, in no goroutine of its own: it must not block or call the store. Optional.
+	Changed func()
+	// Logger is silent if nil.
+	Logger *slog.Logger
+}
+
+// key is what connections have in common that one prompt is about.
+type key struct {
+	app       string
+	direction packet.Direction
+}
+
+// memory is an answer that holds for more than what waits. target is empty for everything.
+type memory struct {
+	key
+	target string
+}
+
+type pending struct {
+	Prompt
+
+	example conn.Snapshot
+	waiters map[*waiter]struct{}
+	expire  *time.Timer
+}
+
+// waiter is a connection that waits. Its channel has room for the one answer.
+type waiter struct {
+	target Target
+	answer chan verdict.Decision // closed: look at the rules again
+}
+
+// Store keeps prompts. It is a firewall.Asker. All methods may be called from any goroutine.
+type Store struct {
+	cfg     Config
+	changes *module.Event[Change]
+	// looked is when somebody looked last, in nanoseconds; watchers are those who do all the time.
+	looked   atomic.Int64
+	watchers atomic.Int64
+
+	mu      sync.Mutex // guards what follows
+	lastID  uint64
+	open    map[key]*pending
+	session map[memory]verdict.Decision
+	// once has answers to prompts that nobody waited for any more, until then.
+	once map[memory]oneShot
+}
+
+type oneShot struct {
+	verdict.Decision
+
+	until time.Time
+}
+
+// New returns a store without prompts.
+func New(cfg Config) *Store {
+	cfg.DenyAfter = cmp.Or(cfg.DenyAfter, 10*time.Second)
+	cfg.Timeout = cmp.Or(cfg.Timeout, time.Minute)
+	if cfg.Changed == nil {
+		cfg.Changed = func() {}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Store{
+		cfg: cfg, changes: module.NewEvent[Change]("prompts", cfg.Logger),
+		open: map[key]*pending{}, session: map[memory]verdict.Decision{}, once: map[memory]oneShot{},
+	}
+}
+
+// Changes is the event of all that happens to prompts.
+func (s *Store) Changes() *module.Event[Change] { return s.changes }
+
+// Attend says that somebody sees prompts as they come, until leave is called. Who calls All counts for half a minute.
+func (s *Store) Attend() (leave func()) {
+	s.watchers.Add(1)
+	return sync.OnceFunc(func() { s.watchers.Add(-1) })
+}
+
+func (s *Store) attended() bool {
+	return s.watchers.Load() > 0 || time.Since(time.Unix(0, s.looked.Load())) < attention
+}
+
+// Ask implements firewall.Asker: it waits for an answer. If there is none in time, the error is context.DeadlineExceeded, and the
+// prompt stays for the next connection. The same holds at once where there is nobody to ask.
+func (s *Store) Ask(ctx context.Context, c *conn.Snapshot) (verdict.Decision, error) {
+	if isQuery(c) {
+		return verdict.Decision{Verdict: verdict.Accept, Reason: verdict.Reason{
+			Code: CodeQuery, Text: "nobody is asked about DNS queries; the connection that follows is asked about", By: "prompt",
+		}}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.DenyAfter)
+	defer cancel()
+	for {
+		w, d, ok := s.join(c)
+		if ok {
+			return d, nil
+		}
+		if w == nil {
+			return verdict.Decision{}, context.DeadlineExceeded // too many questions: as if nobody had answered
+		}
+		if !s.attended() {
+			s.leave(c, w)
+			return verdict.Decision{}, context.DeadlineExceeded
+		}
+		select {
+		case d, ok := <-w.answer:
+			if ok {
+				return d, nil
+			}
+			o := s.cfg.Rules.Load().Evaluate(c)
+			if !o.Ask {
+				return o.Decision, nil
+			}
+		case <-ctx.Done():
+			s.leave(c, w)
+			return verdict.Decision{}, ctx.Err() //nolint:wrapcheck // documented
+		}
+	}
+}
+
+// isQuery tells DNS queries by their port: what follows a lookup is asked about.
+func isQuery(c *conn.Snapshot) bool {
+	t := &c.Tuple
+	return c.Direction == packet.Outbound && t.Remote.Port() == 53 && (t.Protocol == packet.UDP || t.Protocol == packet.TCP)
+}
+
+func keyOf(c *conn.Snapshot) key {
+	k := key{direction: c.Direction}
+	if c.Process != nil {
+		k.app = connstore.App(c.Process.Path, c.Process.Script)
+	}
+	return k
+}
+
+func targetOf(c *conn.Snapshot) Target {
+	return Target{Domain: c.Domain, Remote: c.Tuple.Remote, Protocol: c.Tuple.Protocol}
+}
+
+// join answers a connection by what is known, or has it wait. It returns nothing if there are too many prompts.
+func (s *Store) join(c *conn.Snapshot) (w *waiter, d verdict.Decision, known bool) {
+	k, target := keyOf(c), targetOf(c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d, ok := s.rememberedLocked(k, target.Name()); ok {
+		return nil, d, true
+	}
+	p := s.open[k]
+	kind := Changed
+	if p == nil {
+		if len(s.open) >= maxPrompts {
+			return nil, d, false
+		}
+		kind = Shown
+		p = s.newLocked(k, c)
+	}
+	w = &waiter{target: target, answer: make(chan verdict.Decision, 1)}
+	p.waiters[w] = struct{}{}
+	if !slices.Contains(p.Targets, target) {
+		p.Targets = append(slices.Clone(p.Targets), target)
+		p.Targets = p.Targets[max(0, len(p.Targets)-maxTargets):]
+	}
+	p.Waiting, p.Until = len(p.waiters), time.Now().Add(s.cfg.Timeout)
+	p.expire.Reset(s.cfg.Timeout)
+	s.tell(Change{kind, p.Prompt})
+	return w, d, false
+}
+
+func (s *Store) newLocked(k key, c *conn.Snapshot) *pending {
+	s.lastID++
+	p := &pending{example: *c, waiters: map[*waiter]struct{}{}}
+	p.Prompt = Prompt{ID: s.lastID, App: k.app, Process: c.Process, Direction: k.direction, Asked: time.Now()}
+	if o := s.cfg.Rules.Load().Evaluate(c); o.Rule != nil {
+		p.Rule = o.Rule.ID
+	}
+	p.expire = time.AfterFunc(s.cfg.Timeout, func() { s.expired(k, p) })
+	s.open[k] = p
+	return p
+}
+
+// rememberedLocked finds an earlier answer: that about the target before that about everything.
+func (s *Store) rememberedLocked(k key, target string) (verdict.Decision, bool) {
+	for _, m := range []memory{{k, target}, {k, ""}} {
+		if o, ok := s.once[m]; ok {
+			delete(s.once, m)
+			if time.Now().Before(o.until) {
+				return o.Decision, true
+			}
+		}
+		if d, ok := s.session[m]; ok {
+			return d, true
+		}
+	}
+	return verdict.Decision{}, false
+}
+
+func (s *Store) leave(c *conn.Snapshot, w *waiter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.open[keyOf(c)]
+	if p == nil {
+		return
+	}
+	if _, waits := p.waiters[w]; waits {
+		delete(p.waiters, w)
+		p.Waiting = len(p.waiters)
+		s.tell(Change{Changed, p.Prompt})
+	}
+}
+
+// expired ends a prompt that nobody wants any more. Those that wait see their own end.
+func (s *Store) expired(k key, p *pending) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.open[k] != p:
+	case len(p.waiters) > 0:
+		p.expire.Reset(s.cfg.Timeout)
+	default:
+		s.goneLocked(k, p)
+	}
+}
+
+func (s *Store) goneLocked(k key, p *pending) {
+	delete(s.open, k)
+	p.expire.Stop()
+	p.Waiting = 0
+	s.tell(Change{Gone, p.Prompt})
+}
+
+// tell tells about a change.
+func (s *Store) tell(c Change) {
+	s.changes.Submit(c)
+	s.cfg.Changed()
+}
+
+// All returns the open prompts, the oldest first, to somebody who may answer.
+func (s *Store) All() []Prompt {
+	s.looked.Store(time.Now().UnixNano())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := []Prompt{}
+	for _, p := range s.open {
+		all = append(all, p.Prompt)
+	}
+	slices.SortFunc(all, func(a, b Prompt) int { return cmp.Compare(a.ID, b.ID) })
+	return all
+}
+
+// Answer answers a prompt. Errors wrap ErrNoPrompt, ErrAnswer, or are those of Config.Write: then the prompt stays.
+func (s *Store) Answer(ctx context.Context, id uint64, a Answer) error {
+	if a.Action != rules.Allow && a.Action != rules.Block && a.Action != rules.Drop {
+		return fmt.Errorf("%w: action %v: use allow, block or drop", ErrAnswer, a.Action)
+	}
+	p, k := s.find(id)
+	if p == nil {
+		return fmt.Errorf("%w: %d", ErrNoPrompt, id)
+	}
+	example, err := s.exampleFor(p, a.Target)
+	if err != nil {
+		return err
+	}
+	switch a.For {
+	case Once, Session:
+	case Always:
+		if example.Process == nil || k.app == "" {
+			return fmt.Errorf("%w: the program is not known, so that no rule can be written: answer once, or for the session", ErrAnswer)
+		}
+		// the rules are in force before those who wait look at them; it ends the prompt, as settings change
+		if err := s.cfg.Write(ctx, &example, a); err != nil {
+			return fmt.Errorf("write a rule: %w", err)
+		}
+	default:
+		return fmt.Errorf("%w: for %q: use once, session or always", ErrAnswer, a.For)
+	}
+	s.settle(k, p, a)
+	return nil
+}
+
+func (s *Store) find(id uint64) (*pending, key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, p := range s.open {
+		if p.ID == id {
+			return p, k
+		}
+	}
+	return nil, key{}
+}
+
+// exampleFor returns a connection that the answer is about.
+func (s *Store) exampleFor(p *pending, target string) (conn.Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	example := p.example
+	if target == "" {
+		return example, nil
+	}
+	for _, t := range p.Targets {
+		if t.Name() == target {
+			example.Domain, example.Tuple.Remote, example.Tuple.Protocol = t.Domain, t.Remote, t.Protocol
+			return example, nil
+		}
+	}
+	return example, fmt.Errorf("%w: the question is not about %q", ErrAnswer, target)
+}
+
+// settle gives an answer to those who wait for it, and remembers it.
+func (s *Store) settle(k key, p *pending, a Answer) {
+	d := verdict.Decision{Verdict: verdictOf(a.Action), Reason: verdict.Reason{
+		Code: CodeAnswered, Text: "somebody was asked, and said " + a.Action.String() + " (" + string(a.For) + ")", By: "prompt",
+	}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := memory{k, a.Target}
+	served := 0
+	for w := range p.waiters {
+		if a.Target == "" || w.target.Name() == a.Target {
+			w.answer <- d
+			delete(p.waiters, w)
+			served++
+		}
+	}
+	switch {
+	case a.For == Session:
+		s.session[m] = d
+	case a.For == Once && served == 0:
+		s.once[m] = oneShot{d, time.Now().Add(s.cfg.Timeout)}
+	}
+	p.Targets = slices.DeleteFunc(slices.Clone(p.Targets), func(t Target) bool { return a.Target == "" || t.Name() == a.Target })
+	p.Waiting = len(p.waiters)
+	if s.open[k] != p {
+		return // settings changed, and it went
+	}
+	if len(p.Targets) == 0 {
+		s.goneLocked(k, p)
+		return
+	}
+	s.tell(Change{Changed, p.Prompt})
+}
+
+func verdictOf(a rules.Action) verdict.Verdict {
+	switch a {
+	case rules.Allow:
+		return verdict.Accept
+	case rules.Drop:
+		return verdict.Drop
+	case rules.Block, rules.Ask:
+	}
+	return verdict.Block
+}
+
+// Dismiss ends a prompt without an answer: whoever waits is denied as if nobody had answered.
+func (s *Store) Dismiss(id uint64) error {
+	p, k := s.find(id)
+	if p == nil {
+		return fmt.Errorf("%w: %d", ErrNoPrompt, id)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[k] == p {
+		s.goneLocked(k, p)
+	}
+	return nil
+}
+
+// Reset is called when settings changed: pending prompts go, and those who wait are decided by the new rules. These may ask again.
+func (s *Store) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, p := range s.open {
+		for w := range p.waiters {
+			close(w.answer)
+		}
+		p.waiters = map[*waiter]struct{}{}
+		s.goneLocked(k, p)
+	}
+}
+
+// Forget takes the answers of this session back.
+func (s *Store) Forget() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.session)
+	clear(s.session)
+	clear(s.once)
+	return n
+}
