@@ -37,6 +37,8 @@ type rig struct {
 	dir     string
 	binary  string
 	refd    *testnet.Process // nil while none runs
+	// counted is the last connection whose bytes were added up; see sentTo.
+	counted, last conn.ID
 }
 
 // settings are what tests change in refd's configuration.
@@ -165,6 +167,8 @@ type status struct {
 	} `json:"modules"`
 	IVPN       ivpn.State      `json:"ivpn"`
 	Nameserver *api.Nameserver `json:"nameserver"`
+
+	Attribution api.Attribution `json:"attribution"`
 }
 
 // intercepts says whether all of the refd with this process id works.

@@ -124,6 +124,11 @@ func (d *Daemon) runAttribution(ctx context.Context, ready func()) error {
 	var rechecks sync.WaitGroup
 	rechecks.Go(func() { d.followHolders(ctx, t != nil && statusOf(t).Has(ebpf.FeatureProcesses)) })
 	defer rechecks.Wait()
+	if s, ok := d.source.(closeFollower); ok {
+		if err := s.followCloses(t == nil || !statusOf(t).Has(ebpf.FeatureEnds)); err != nil {
+			d.log.Warn("ends of TCP connections are noticed late", "err", err)
+		}
+	}
 	if t == nil {
 		<-ctx.Done()
 		return nil
@@ -134,6 +139,9 @@ func (d *Daemon) runAttribution(ctx context.Context, ready func()) error {
 	a.tracker.Store(nil)
 	return errors.Join(err, t.Close())
 }
+
+// closeFollower is a source that can tell closed connections by means of its own.
+type closeFollower interface{ followCloses(on bool) error }
 
 func statusOf(t *ebpf.Tracker) *ebpf.Status {
 	s := t.Status()

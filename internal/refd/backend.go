@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/pkg/appid"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
 	"github.com/weirfw/weir/pkg/firewall"
@@ -202,6 +203,7 @@ func Hypothetical(r api.ExplainRequest) (*conn.Snapshot, error) {
 	s.Tuple.Protocol = r.Protocol
 	if r.Path != "" || r.Script != "" {
 		s.Process = &conn.Process{PID: -1, UID: r.UID, Path: r.Path, Args: r.Args, Script: r.Script}
+		s.Process.App = (&appid.Identifier{}).Of(s.Process, nil)
 	}
 	return s, nil
 }

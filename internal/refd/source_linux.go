@@ -82,6 +82,15 @@ func hostConfig(cfg *config.File, log *slog.Logger) nfq.HostConfig {
 	return host
 }
 
+// followCloses implements closeFollower.
+func (s *nfqSource) followCloses(on bool) error { //nolint:revive // on is all that it says
+	how := nfq.ClosesByTimeout
+	if on {
+		how = nfq.ClosesAtOnce
+	}
+	return s.FollowCloses(how)
+}
+
 func (s *nfqSource) figures() any { return s.Stats() }
 
 func (s *nfqSource) cleanup(ctx context.Context) error {

@@ -50,6 +50,7 @@ var layers = map[string]layer{
 
 	"internal/kextwire": codecs,
 	"internal/kextcore": shared,
+	"pkg/appid":         shared,
 
 	"pkg/nfq":        layer3,
 	"pkg/kextv1":     layer3,

@@ -24,6 +24,8 @@ type Conn struct {
 	watch func(*Conn)
 	// mu serialises writers of snapshot; readers need no lock.
 	mu sync.Mutex
+
+	usage usage
 }
 
 const fastDecided uint32 = 1 << 31
@@ -57,10 +59,13 @@ func (c *Conn) WithFigures(state *Snapshot) Snapshot {
 	s.LastSeen = c.LastSeen()
 	s.Packets = c.packets.Load()
 	s.ReceivedBytes, s.SentBytes = c.Usage()
+	if s.Live() {
+		s.ReceivedRate, s.SentRate = c.usage.rates(time.Now())
+	}
 	return s
 }
 
-// Usage returns the bytes that AddUsage added up.
+// Usage returns the bytes that were transferred, as far as reports tell.
 func (c *Conn) Usage() (received, sent uint64) { return c.received.Load(), c.sent.Load() }
 
 // Update publishes a changed state: change gets a copy to work on. It runs
@@ -134,10 +139,4 @@ func stamp(t time.Time) int64 {
 		return 0
 	}
 	return t.UnixNano()
-}
-
-// AddUsage adds transferred bytes.
-func (c *Conn) AddUsage(received, sent uint64) {
-	c.received.Add(received)
-	c.sent.Add(sent)
 }

@@ -33,6 +33,8 @@ type Process struct {
 	// services that a service host runs; Windows only.
 	Package  string   `json:"package,omitempty"`
 	Services []string `json:"services,omitempty"`
+	// App is what a person calls it.
+	App App `json:"app,omitzero"`
 	// StartTicks is when the process started, in clock ticks since boot; on
 	// Windows in units of 100 ns since 1601. With PID it names a process for
 	// good.
@@ -120,6 +122,9 @@ type Snapshot struct {
 	Packets       uint64 `json:"packets"`
 	ReceivedBytes uint64 `json:"receivedBytes"`
 	SentBytes     uint64 `json:"sentBytes"`
+	// ReceivedRate and SentRate are in bytes a second, over about the last second that something was told about.
+	ReceivedRate uint64 `json:"receivedRate,omitempty"`
+	SentRate     uint64 `json:"sentRate,omitempty"`
 }
 
 // Verdict is short for s.Decision.Verdict.

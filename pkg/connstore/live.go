@@ -251,7 +251,11 @@ func (l *Live) EndConn(c *conn.Conn, at time.Time) bool {
 func (l *Live) retireLocked(s *liveShard, c *conn.Conn, at time.Time) {
 	delete(s.m, c.State().Tuple)
 	l.count.Add(-1)
-	c.Update(func(s *conn.Snapshot) { s.Ended = at })
+	c.Update(func(s *conn.Snapshot) {
+		if s.Ended.IsZero() { // else it was known before that it is over
+			s.Ended = at
+		}
+	})
 	l.endedMu.Lock()
 	defer l.endedMu.Unlock()
 	l.total++

@@ -32,13 +32,13 @@ type closingState struct {
 
 const bothFinished = 1<<packet.Inbound | 1<<packet.Outbound
 
-// saw notes a segment with FIN or RST.
-func (t *closingTable) saw(c *conn.Conn, i *packet.Info) {
+// saw notes a segment with FIN or RST. It reports whether both sides have closed.
+func (t *closingTable) saw(c *conn.Conn, i *packet.Info) bool {
 	bits := uint8(1) << i.Direction
 	if i.TCPFlags&packet.TCPRst != 0 {
 		bits = bothFinished
 	}
-	t.note(c, closingState{finished: bits, last: i.Seen})
+	return t.note(c, closingState{finished: bits, last: i.Seen}).finished == bothFinished
 }
 
 // doubt notes a reported end that may be another connection's.
@@ -46,7 +46,7 @@ func (t *closingTable) doubt(c *conn.Conn, at time.Time) {
 	t.note(c, closingState{doubtful: true, last: at})
 }
 
-func (t *closingTable) note(c *conn.Conn, s closingState) {
+func (t *closingTable) note(c *conn.Conn, s closingState) closingState {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {
@@ -56,6 +56,7 @@ func (t *closingTable) note(c *conn.Conn, s closingState) {
 	s.finished |= old.finished
 	s.doubtful = s.doubtful || old.doubtful
 	t.m[c] = s
+	return s
 }
 
 // closed is a connection that is over, for all we know.
@@ -65,8 +66,8 @@ type closed struct {
 	doubtful bool
 }
 
-// prune returns the connections that are over by now, and forgets them and
-// those that ended otherwise. Undecided ones have not begun.
+// prune returns the connections that are over by now, and forgets them. Some have left the store already. Undecided ones have not
+// begun.
 func (t *closingTable) prune(now time.Time) []closed {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -74,10 +75,8 @@ func (t *closingTable) prune(now time.Time) []closed {
 	for c, s := range t.m {
 		state := c.State()
 		switch finished := s.finished == bothFinished; {
-		case !state.Live():
-			delete(t.m, c)
-		case state.Verdict() == verdict.Undecided || now.Sub(s.last) <= closingTime:
-		case finished || s.doubtful:
+		case state.Verdict() == verdict.Undecided && state.Live() || now.Sub(s.last) <= closingTime:
+		case finished || s.doubtful || !state.Live():
 			delete(t.m, c)
 			over = append(over, closed{c, !finished})
 		}

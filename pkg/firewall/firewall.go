@@ -46,6 +46,7 @@ type Firewall struct {
 	preAuth  preAuth
 	queries  multicastQueries
 	closing  closingTable
+	meter    meter
 	alarms   alarms
 	stats    counters
 
@@ -72,6 +73,7 @@ func New(cfg Config) (*Firewall, error) {
 	f.updater, _ = cfg.Source.(intercept.Updater)
 	f.cutter, _ = cfg.Source.(intercept.Cutter)
 	f.tracker, _ = cfg.Source.(intercept.Tracker)
+	f.meter.ask, _ = cfg.Source.(intercept.Meter)
 	f.flows.init()
 	f.waiting.size = int64(cfg.MaxWaiting)
 	for i := range f.asking {
@@ -95,6 +97,7 @@ func (f *Firewall) Run(ctx context.Context, ready func()) error {
 	for range f.cfg.Workers {
 		workers.Go(func() { f.serve(ctx) })
 	}
+	workers.Go(func() { f.runMeter(ctx) })
 	f.spot.running.Store(true)
 	ready()
 	f.keepUp(ctx)
@@ -182,8 +185,15 @@ func (f *Firewall) Lookup(i *packet.Info) (verdict.Action, uint8, bool) {
 // saw notes that a packet of c was seen.
 func (f *Firewall) saw(c *conn.Conn, i *packet.Info) {
 	c.Saw(i)
-	if i.Protocol == packet.TCP && i.TCPFlags&(packet.TCPFin|packet.TCPRst) != 0 {
-		f.closing.saw(c, i)
+	switch {
+	case i.Protocol != packet.TCP:
+	case i.TCPFlags&(packet.TCPFin|packet.TCPRst) != 0:
+		if f.closing.saw(c, i) {
+			f.markEnded(c, i.Seen)
+		}
+	case i.Length > i.HeaderLength && !c.State().Live() && f.cfg.Store.Get(i.Tuple) == c:
+		// What closed it was forged, or came too early: it goes on.
+		c.Update(func(s *conn.Snapshot) { s.Ended = time.Time{} })
 	}
 }
 
@@ -200,7 +210,7 @@ func (f *Firewall) superseded(c *conn.Conn, action verdict.Action, i *packet.Inf
 	case f.failedLately(c, action, i):
 		return true
 	case i.Protocol == packet.TCP:
-		return isOpening(i) && (turnsRound(c, i) || reused(c, i))
+		return isOpening(i) && (turnsRound(c, i) || reused(c, i) || !c.State().Live())
 	case i.Protocol.IsICMP():
 		return i.IsEchoRequest() && turnsRound(c, i)
 	case !action.Verdict().Refuses() || !i.Protocol.HasPorts():
@@ -324,11 +334,28 @@ func (f *Firewall) apply(p packet.Packet, action verdict.Action, route uint8) {
 func (f *Firewall) ReportUsage(us []intercept.Usage) {
 	for _, u := range us {
 		if c := f.cfg.Store.Get(u.Tuple); c != nil {
-			c.AddUsage(u.ReceivedBytes, u.SentBytes)
-			f.stats.received.Add(u.ReceivedBytes)
-			f.stats.sent.Add(u.SentBytes)
+			f.transferred(c, u)
 		}
 	}
+	if len(us) > 0 && us[0].Kind == intercept.UsageDelta {
+		f.meter.told(time.Now())
+	}
+}
+
+// transferred takes figures of a connection, and adds what is new to ours.
+func (f *Firewall) transferred(c *conn.Conn, u intercept.Usage) {
+	received, sent := c.Usage()
+	switch u.Kind {
+	case intercept.UsageDelta:
+		c.AddUsage(u.ReceivedBytes, u.SentBytes)
+	case intercept.UsageSum:
+		c.RaiseUsage(u.ReceivedBytes, u.SentBytes)
+	case intercept.UsageLastSum:
+		c.CloseUsage(u.ReceivedBytes, u.SentBytes)
+	}
+	nowReceived, nowSent := c.Usage()
+	f.stats.received.Add(nowReceived - received)
+	f.stats.sent.Add(nowSent - sent)
 }
 
 // doubtTime is how much later than the start of a connection a report about an
@@ -346,10 +373,15 @@ func (f *Firewall) ReportEnd(e intercept.End) {
 	switch age := e.At.Sub(c.State().Started); {
 	case age < 0:
 		// it is about the last connection with this tuple
+	case e.Certain && c.State().Verdict() != verdict.Undecided:
+		f.finish(c, e.At)
 	case age < doubtTime:
 		f.closing.doubt(c, e.At)
+		if f.meter.ask != nil {
+			f.meter.add(measured{conn: c, at: time.Now().Add(afterDoubt), doubt: e.At})
+		}
 	default:
-		f.cfg.Store.EndConn(c, e.At)
+		f.finish(c, e.At)
 	}
 }
 

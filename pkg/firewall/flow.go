@@ -268,6 +268,7 @@ func (f *Firewall) carryOut(fl *flow, c *conn.Conn, r filtered) {
 			f.firstPacket.add(time.Since(c.State().Started))
 			f.overtaken(c)
 			f.noteName(c)
+			f.follow(c, c.State())
 			return
 		}
 		shard.mu.Unlock()

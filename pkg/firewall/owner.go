@@ -86,5 +86,5 @@ func sameApp(a, b *conn.Process) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Path == b.Path && a.Script == b.Script && a.UID == b.UID && a.Cgroup == b.Cgroup && slices.Equal(a.Args, b.Args)
+	return a.Path == b.Path && a.Script == b.Script && a.UID == b.UID && a.Cgroup == b.Cgroup && a.App.ID == b.App.ID && slices.Equal(a.Args, b.Args)
 }

@@ -65,17 +65,49 @@ type Tracker interface {
 	Origin(t packet.Tuple) (d packet.Direction, ok bool)
 }
 
-// Usage is what was transferred since the last report on the connection.
+// Usage is what was transferred on a connection.
 type Usage struct {
 	Tuple packet.Tuple
-	// ReceivedBytes and SentBytes are deltas.
+	// ReceivedBytes and SentBytes are what Kind says.
 	ReceivedBytes, SentBytes uint64
+	Kind                     UsageKind
 }
+
+// UsageKind says what the figures of a Usage are. Of one connection there may be several kinds: who keeps the figures takes what is more.
+type UsageKind uint8
+
+const (
+	// UsageDelta is what was transferred since the last report of this kind.
+	UsageDelta UsageKind = iota
+	// UsageSum is all since the kernel began to track the connection.
+	UsageSum
+	// UsageLastSum is the last UsageSum. The connection may go on, and sums begin anew at 0.
+	UsageLastSum
+)
 
 // End tells that a connection ended.
 type End struct {
 	Tuple packet.Tuple
 	At    time.Time
+	// Certain says that At is when it happened, and not when it was noticed: a report about an earlier connection with the same
+	// tuple has an At before the later one began.
+	Certain bool
+}
+
+// Measure is what a kernel knows of a connection that it tracks.
+type Measure struct {
+	// ReceivedBytes and SentBytes are what it has counted, 0 if it does not count.
+	ReceivedBytes, SentBytes uint64
+	// Left is how long it tracks the connection if nothing more is transferred.
+	Left time.Duration
+	// Closed tells that a TCP connection is closed, and tracked only for what comes late.
+	Closed bool
+}
+
+// Meter is a Source whose kernel counts.
+type Meter interface {
+	// Measure asks the kernel about a connection. found is false if it tracks none such. It costs a kernel query.
+	Measure(t packet.Tuple) (m Measure, found bool, err error)
 }
 
 // Traffic is a Handler that wants reports about transferred bytes and ended

@@ -32,7 +32,7 @@ func Cleanup(ctx context.Context, cfg HostConfig) error {
 
 func cleanup(ctx context.Context, cfg HostConfig) error {
 	before, err := readState(cfg.StateFile)
-	errs := []error{err, newKillSwitch(cfg).down(ctx), cleanupRules(ctx, cfg, before)}
+	errs := []error{err, newKillSwitch(cfg).down(ctx), cleanupRules(ctx, cfg, before), before.stopCounting()}
 	for _, name := range []string{cfg.BackstopTable, cfg.guardTable()} {
 		errs = append(errs, cleanupTable(name))
 	}

@@ -69,6 +69,26 @@ func openReporter(to intercept.Traffic, t *tracker, lost *atomic.Uint64, log *sl
 	return r, nil
 }
 
+// followCloses joins or leaves the group of messages about changes. The filter passes those of TCP connections that are over.
+func (r *trafficReporter) followCloses(how Closes) error {
+	option := unix.NETLINK_DROP_MEMBERSHIP
+	if how == ClosesAtOnce {
+		option = unix.NETLINK_ADD_MEMBERSHIP
+	}
+	raw, err := r.events.SyscallConn()
+	if err == nil {
+		var failed error
+		err = raw.Control(func(fd uintptr) {
+			failed = unix.SetsockoptInt(int(fd), unix.SOL_NETLINK, option, unix.NFNLGRP_CONNTRACK_UPDATE)
+		})
+		err = errors.Join(err, failed)
+	}
+	if err != nil {
+		return fmt.Errorf("listen to changes of conntrack: %w", err)
+	}
+	return nil
+}
+
 func (r *trafficReporter) close() error {
 	err := r.events.Close()
 	if errors.Is(err, os.ErrClosed) {
@@ -79,8 +99,31 @@ func (r *trafficReporter) close() error {
 
 // markedOnly lets events pass whose connection has a mark other than 0: of a host's many connections, few.
 func markedOnly() *unix.SockFprog {
-	const findAttribute = 0xfffff000 + 12 // SKF_AD_OFF + SKF_AD_NLATTR
+	const (
+		findAttribute = 0xfffff000 + 12 // SKF_AD_OFF + SKF_AD_NLATTR
+		findNested    = 0xfffff000 + 16 // SKF_AD_OFF + SKF_AD_NLATTR_NEST
+		load, index   = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_MISC | unix.BPF_TAX
+	)
 	program := []unix.SockFilter{
+		// The end of an entry, of whatever protocol: on to the mark. The message's type is in the machine's order, and loads swap.
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 4},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(swap16(subsysConntrack<<8 | ctMsgDelete)), Jt: 14},
+		// A change: TCP's state, which is in the protocol's part.
+		{Code: unix.BPF_LD | unix.BPF_IMM, K: queueHeader},
+		{Code: unix.BPF_LDX | unix.BPF_IMM, K: ctProtoInfo},
+		{Code: load, K: findAttribute},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 18},
+		{Code: unix.BPF_LDX | unix.BPF_IMM, K: ctInfoTCP},
+		{Code: load, K: findNested},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 15},
+		{Code: unix.BPF_LDX | unix.BPF_IMM, K: ctTCPState},
+		{Code: load, K: findNested},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 12},
+		{Code: index},
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_IND, K: attrHeader},
+		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: ctTCPTimeWait, Jf: 9},
+		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K, K: ctTCPClose, Jt: 8},
+		// The mark.
 		{Code: unix.BPF_LD | unix.BPF_IMM, K: queueHeader},
 		{Code: unix.BPF_LDX | unix.BPF_IMM, K: ctMark},
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: findAttribute},
@@ -92,6 +135,13 @@ func markedOnly() *unix.SockFprog {
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 	}
 	return &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+}
+
+// swap16 returns a number as a filter's load gives it, which takes bytes in network order.
+func swap16(n uint16) uint16 {
+	var b [2]byte
+	binary.NativeEndian.PutUint16(b[:], n)
+	return binary.BigEndian.Uint16(b[:])
 }
 
 // run reports until ctx is done.
@@ -148,16 +198,27 @@ func (r *trafficReporter) overflow(now time.Time) {
 // event reports one message.
 func (r *trafficReporter) event(b []byte, now time.Time) {
 	var f flow
-	if len(b) < queueHeader || binary.NativeEndian.Uint16(b[4:]) != subsysConntrack<<8|ctMsgDelete || !parseFlow(b[queueHeader:], &f) {
+	if len(b) < queueHeader || !parseFlow(b[queueHeader:], &f) {
+		return
+	}
+	kind := intercept.UsageLastSum
+	switch binary.NativeEndian.Uint16(b[4:]) {
+	case subsysConntrack<<8 | ctMsgDelete:
+	case subsysConntrack<<8 | ctMsgNew:
+		if !f.closed() {
+			return
+		}
+		kind = intercept.UsageSum // messages about changes have no figures, but may have some day
+	default:
 		return
 	}
 	views := r.views[:0]
 	out, in := r.sides(&f, now)
 	if out {
-		views = append(views, intercept.Usage{Tuple: f.outbound(), ReceivedBytes: f.received, SentBytes: f.sent})
+		views = append(views, intercept.Usage{Tuple: f.outbound(), ReceivedBytes: f.received, SentBytes: f.sent, Kind: kind})
 	}
 	if in {
-		views = append(views, intercept.Usage{Tuple: f.inbound(), ReceivedBytes: f.sent, SentBytes: f.received})
+		views = append(views, intercept.Usage{Tuple: f.inbound(), ReceivedBytes: f.sent, SentBytes: f.received, Kind: kind})
 	}
 	if len(views) > 0 && f.sent|f.received != 0 {
 		r.to.ReportUsage(views)

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirfw/weir/pkg/intercept"
 	"github.com/weirfw/weir/pkg/packet"
 )
 
@@ -113,6 +115,25 @@ func (t *tracker) origin(c packet.Tuple) (packet.Direction, bool) {
 		return packet.Outbound, true
 	}
 	return packet.Inbound, true
+}
+
+// measure says what the kernel has counted, as this host sees it.
+func (t *tracker) measure(c packet.Tuple) (m intercept.Measure, found bool, err error) {
+	f, err := t.find(c)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return m, false, nil
+	case err != nil:
+		return m, false, err
+	}
+	m = intercept.Measure{
+		ReceivedBytes: f.received, SentBytes: f.sent, Left: time.Duration(f.left) * time.Second,
+		Closed: c.Protocol == packet.TCP && f.closed(),
+	}
+	if f.outbound() != c {
+		m.ReceivedBytes, m.SentBytes = f.sent, f.received
+	}
+	return m, true, nil
 }
 
 // delete removes an entry; one that is gone already is fine.

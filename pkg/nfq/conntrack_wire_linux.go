@@ -73,6 +73,10 @@ type flow struct {
 	midway bool
 	// sent and received are bytes, from the view of who opened the connection. They are 0 without accounting.
 	sent, received uint64
+	// left is how many seconds the entry has if nothing more comes.
+	left uint32
+	// state is TCP's.
+	state uint8
 }
 
 // isRequest reports whether an ICMP message asks something.
@@ -239,6 +243,9 @@ func parseFlow(b []byte, f *flow) bool {
 			f.replied = beUint32(v)&ctSeenReply != 0
 		case ctProtoInfo:
 			f.midway = isMidway(v)
+			f.state = tcpState(v)
+		case ctTimeout:
+			f.left = beUint32(v)
 		case ctMark:
 			f.mark = beUint32(v)
 		case ctID:
@@ -312,6 +319,30 @@ func isMidway(b []byte) bool {
 		}
 	}
 	return liberal == 2
+}
+
+// States of TCP in the kernel's connection tracking (nf_conntrack_tcp.h) of a connection that is over.
+const (
+	ctTCPTimeWait = 7
+	ctTCPClose    = 8
+)
+
+// closed reports whether a TCP connection is over.
+func (f *flow) closed() bool { return f.state == ctTCPTimeWait || f.state == ctTCPClose }
+
+// tcpState reads the state from the protocol's part of an entry, 0 if it has none.
+func tcpState(b []byte) uint8 {
+	for typ, v, rest, ok := nextAttr(b); ok; typ, v, rest, ok = nextAttr(rest) {
+		if typ != ctInfoTCP {
+			continue
+		}
+		for inner, v, rest, ok := nextAttr(v); ok; inner, v, rest, ok = nextAttr(rest) {
+			if inner == ctTCPState && len(v) > 0 {
+				return v[0]
+			}
+		}
+	}
+	return 0
 }
 
 func counterBytes(b []byte) uint64 {

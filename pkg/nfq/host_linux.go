@@ -30,6 +30,7 @@ type host struct {
 	mu     sync.Mutex       // guards what follows, and makes changes of the rules take turns
 	lock   *hostLock        // held between prepare and down
 	ends   *trafficReporter // nil without traffic
+	closes Closes
 	before *hostState       // what was there before us; nil if nobody knows
 	back   *ownTable        // the backstop; nil in Observe, and where nf_tables is missing
 	routes map[uint8]string // interfaces by split route
@@ -123,7 +124,7 @@ func (h *host) up(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	err = errors.Join(err, h.kill.down(ctx))
+	err = errors.Join(err, h.kill.down(ctx), h.before.stopCounting())
 	if !takeover {
 		err = errors.Join(err, h.removeLocked(ctx))
 	}
@@ -140,6 +141,9 @@ func (h *host) trackLocked() error {
 	if h.traffic != nil {
 		// Before the rules, since the kernel does not tell about connections that are older than the first who listens.
 		h.ends, err = openReporter(h.traffic, t, &h.lost, h.log)
+		if err == nil && h.closes != ClosesByTimeout {
+			err = h.ends.followCloses(h.closes)
+		}
 	}
 	return err
 }
@@ -161,6 +165,9 @@ func (h *host) loadLocked(ctx context.Context) (takeover bool, err error) {
 	}
 	if h.before, err = noteBefore(h.cfg.StateFile, h.variant, takeover); err != nil {
 		return takeover, err
+	}
+	if h.traffic != nil {
+		h.before.startCounting(h.log)
 	}
 	err = each(len(h.parts), func(i int) error { return h.parts[i].load(ctx) })
 	if err != nil {
@@ -239,7 +246,7 @@ func (h *host) down(ctx context.Context) error {
 		return nil
 	}
 	// Even if the rules stay: nobody is there any more to whom they redirect.
-	err := h.kill.down(ctx)
+	err := errors.Join(h.kill.down(ctx), h.before.stopCounting())
 	if h.cfg.OnExit == ExitClosed && h.cfg.Mode == Enforce {
 		err = errors.Join(err, h.tracker.Load().forgetAll())
 	} else {
@@ -347,6 +354,26 @@ func (h *host) origin(c packet.Tuple) (packet.Direction, bool) {
 		return packet.Outbound, false
 	}
 	return t.origin(c)
+}
+
+// measure says what the kernel has counted of a connection.
+func (h *host) measure(c packet.Tuple) (intercept.Measure, bool, error) {
+	t, err := h.tracking()
+	if err != nil {
+		return intercept.Measure{}, false, err
+	}
+	return t.measure(c)
+}
+
+// followCloses has the ends of TCP connections told when they are closed, or no longer.
+func (h *host) followCloses(how Closes) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closes = how
+	if h.ends == nil {
+		return nil
+	}
+	return h.ends.followCloses(how)
 }
 
 // lostEnds is how often reports about ended connections were lost.

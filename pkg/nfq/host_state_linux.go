@@ -175,6 +175,8 @@ type hostState struct {
 	// Tables and Chains of nf_tables that iptables-nft uses, by key.
 	Tables []string `json:"tables"`
 	Chains []string `json:"chains"`
+	// Accounting is net.netfilter.nf_conntrack_acct; empty if nobody knows.
+	Accounting string `json:"accounting,omitempty"`
 	// Guessed says that our rules were there already, and with them what we made: nothing is taken away.
 	Guessed bool `json:"guessed,omitempty"`
 }
@@ -197,6 +199,9 @@ func noteBefore(file string, v Variant, takeover bool) (*hostState, error) {
 		return nil, err
 	}
 	s.Variant, s.Guessed = v.String(), takeover
+	if !takeover {
+		s.Accounting = readAccounting()
+	}
 	if v == VariantNFT {
 		if err := s.list(); err != nil {
 			return nil, err

@@ -171,6 +171,8 @@ type memory interface {
 	forgetAll() error
 	// origin says who opened a connection that the kernel knows.
 	origin(t packet.Tuple) (packet.Direction, bool)
+	// measure says what it has counted.
+	measure(t packet.Tuple) (intercept.Measure, bool, error)
 }
 
 // hostControl is what a Source asks of the host's packet filter and conntrack.
@@ -190,6 +192,8 @@ type hostControl interface {
 	down(ctx context.Context) error
 	// lostEnds is how often reports about ended connections were lost.
 	lostEnds() uint64
+	// followCloses says how the ends of TCP connections are told. It may be called at any time.
+	followCloses(how Closes) error
 	// allowRoutes says by which interfaces split routes may leave. It may be
 	// called at any time.
 	allowRoutes(names map[uint8]string) error
@@ -204,6 +208,7 @@ type Source struct {
 
 	routesMu sync.Mutex       // guards routes, and is held while the host is told
 	routes   map[uint8]string // see AllowRoutes
+	closes   Closes           // see FollowCloses; guarded as routes are
 
 	mu     sync.RWMutex // guards active and drops
 	active *session     // nil unless Run runs
@@ -215,6 +220,7 @@ var (
 	_ intercept.Updater = (*Source)(nil)
 	_ intercept.Cutter  = (*Source)(nil)
 	_ intercept.Tracker = (*Source)(nil)
+	_ intercept.Meter   = (*Source)(nil)
 )
 
 // New returns a Source that does nothing yet. The error wraps
@@ -257,7 +263,7 @@ func (s *Source) enter(ses *session) error {
 	s.routesMu.Lock()
 	defer s.routesMu.Unlock()
 	if ses.host != nil {
-		if err := ses.host.allowRoutes(s.routes); err != nil {
+		if err := errors.Join(ses.host.allowRoutes(s.routes), ses.host.followCloses(s.closes)); err != nil {
 			return err
 		}
 	}
@@ -376,6 +382,41 @@ func (s *Source) Origin(t packet.Tuple) (packet.Direction, bool) {
 		return packet.Outbound, false
 	}
 	return h.origin(t)
+}
+
+// Measure implements intercept.Meter. Without our ruleset, and while Run does not run, the error says so. Bytes are counted of
+// connections that began while a Run with an intercept.Traffic for its handler ran, which switches the sysctl nf_conntrack_acct on
+// and puts it back at the end.
+func (s *Source) Measure(t packet.Tuple) (intercept.Measure, bool, error) {
+	h, err := s.host()
+	if err != nil {
+		return intercept.Measure{}, false, fmt.Errorf("measure %v: %w", t, err)
+	}
+	return h.measure(t)
+}
+
+// Closes says when the end of a TCP connection is told.
+type Closes uint8
+
+const (
+	// ClosesByTimeout tells it when the kernel forgets the connection, up to two minutes after its last packet. It costs nothing.
+	ClosesByTimeout Closes = iota
+	// ClosesAtOnce tells it when both sides have closed, too. The kernel sends a message for each change of each connection then,
+	// of which all but the last are thrown away unread: some microseconds a connection.
+	ClosesAtOnce
+)
+
+// FollowCloses says how the ends of TCP connections are told, now and when Run runs again. ClosesByTimeout is what holds before, for
+// those that are told about ends by other means.
+func (s *Source) FollowCloses(how Closes) error {
+	s.routesMu.Lock()
+	defer s.routesMu.Unlock()
+	s.closes = how
+	h, err := s.host()
+	if err != nil {
+		return nil //nolint:nilerr // Run does not run, or leaves the host alone
+	}
+	return h.followCloses(how)
 }
 
 // host returns what the calls of intercept.Updater go to.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weirfw/weir/internal/testutil"
+	"github.com/weirfw/weir/pkg/intercept"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/verdict"
 )
@@ -85,10 +86,14 @@ func (h *fakeHost) update(_ packet.Tuple, mark uint32) error {
 }
 func (h *fakeHost) origin(packet.Tuple) (packet.Direction, bool) { return packet.Inbound, true }
 func (h *fakeHost) allowRoutes(map[uint8]string) error           { return nil }
-func (h *fakeHost) lostEnds() uint64                             { return 5 }
-func (h *fakeHost) forget(packet.Tuple) error                    { h.note("forget"); return nil }
-func (h *fakeHost) forgetAll() error                             { h.note("forget all"); return nil }
-func (h *fakeHost) setLabel(packet.Tuple) error                  { h.note("label"); return nil }
+func (h *fakeHost) followCloses(Closes) error                    { return nil }
+func (h *fakeHost) measure(packet.Tuple) (intercept.Measure, bool, error) {
+	return intercept.Measure{SentBytes: 7}, true, nil
+}
+func (h *fakeHost) lostEnds() uint64            { return 5 }
+func (h *fakeHost) forget(packet.Tuple) error   { h.note("forget"); return nil }
+func (h *fakeHost) forgetAll() error            { h.note("forget all"); return nil }
+func (h *fakeHost) setLabel(packet.Tuple) error { h.note("label"); return nil }
 func (h *fakeHost) remember(packet.Tuple, packet.Direction, uint32, uint8) error {
 	h.note("remember")
 	return nil

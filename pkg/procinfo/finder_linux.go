@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirfw/weir/pkg/appid"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/packet"
 )
@@ -27,6 +28,7 @@ type Finder struct {
 	net   procNet
 	procs cache
 	socks memo
+	apps  appid.Identifier
 	pool  sync.Pool
 
 	// life is held for reading by lookups, so that Close waits for them: it

@@ -3,6 +3,8 @@ package procinfo
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -161,10 +163,36 @@ func (f *Finder) describe(p *proc, depth int, sc *scratch) (*conn.Process, error
 	if info.Script, err = script(p, info, sc); err != nil {
 		return nil, err
 	}
+	info.App = f.apps.Of(info, appFiles{p.dir})
 	if info.Parent, err = f.parent(p, st, depth, sc); err != nil {
 		return nil, err
 	}
 	return info, nil
+}
+
+// appFiles are the files of a process that tell its app. Those below root are the process' own: they are opened without following a
+// link, or waiting for a pipe.
+type appFiles struct{ dir int }
+
+// maxAppFile bounds what is read of one.
+const maxAppFile = 256 << 10
+
+// Read implements appid.Files.
+func (a appFiles) Read(name string) ([]byte, error) {
+	fd, err := unix.Openat(a.dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close() //nolint:errcheck // only read from
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read %s: not a file", name)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxAppFile))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return b, nil
 }
 
 // withheld reports that the kernel keeps something to itself, as opposed to
@@ -284,7 +312,7 @@ func same(a, b *conn.Process) bool {
 			return false
 		}
 		if a.PID != b.PID || a.UID != b.UID || a.StartTicks != b.StartTicks || a.Path != b.Path ||
-			a.Script != b.Script || a.Cgroup != b.Cgroup || !slices.Equal(a.Args, b.Args) {
+			a.Script != b.Script || a.Cgroup != b.Cgroup || a.App != b.App || !slices.Equal(a.Args, b.Args) {
 			return false
 		}
 		a, b = a.Parent, b.Parent

@@ -19,6 +19,9 @@ type appMatch struct {
 	args   *pattern
 	script *pattern
 	cgroup *pattern
+	// identity and unit are globs of text.
+	identity, unit *pattern
+
 	uids   []uint32
 	parent *appMatch
 	// profile is the first profile that has it, -1 if none has.
@@ -28,8 +31,25 @@ type appMatch struct {
 // match checks p, which is known.
 func (m *appMatch) match(p *conn.Process) bool { return m.failing(p) == "" }
 
-// failing returns the name of the first condition that does not hold.
+// failing returns the name of the first condition that does not hold. Of one that is for children too, an ancestor may fulfil all.
 func (m *appMatch) failing(p *conn.Process) string {
+	name := m.failingSelf(p)
+	if name == "" || !m.src.Children {
+		return name
+	}
+	for range maxAncestors {
+		if p = p.Parent; p == nil {
+			break
+		}
+		if known(p) && m.failingSelf(p) == "" {
+			return ""
+		}
+	}
+	return name
+}
+
+// failingSelf is failing without regard to ancestors, other than those that Parent asks for.
+func (m *appMatch) failingSelf(p *conn.Process) string {
 	switch {
 	case m.path != nil && !m.path.match(p.Path):
 		return "path"
@@ -39,6 +59,10 @@ func (m *appMatch) failing(p *conn.Process) string {
 		return "uid"
 	case m.cgroup != nil && !m.cgroup.match(p.Cgroup):
 		return "cgroup"
+	case m.identity != nil && !m.identity.match(p.App.ID):
+		return "identity"
+	case m.unit != nil && !m.unit.match(p.App.Unit):
+		return "unit"
 	case m.args != nil && !m.args.match(strings.Join(p.Args, " ")):
 		return "args"
 	case m.parent != nil && !m.parent.matchAncestor(p):
@@ -64,7 +88,7 @@ func known(p *conn.Process) bool { return p != nil && p.PID != 0 }
 
 // fields says which facts of a process the matches of a table look at, so that
 // others need not be compared.
-type fields struct{ path, args, script, uid, cgroup, parent bool }
+type fields struct{ path, args, script, uid, cgroup, identity, unit, parent bool }
 
 func (f *fields) note(m *appMatch) {
 	f.path = f.path || m.path != nil
@@ -72,6 +96,9 @@ func (f *fields) note(m *appMatch) {
 	f.script = f.script || m.script != nil
 	f.uid = f.uid || m.uids != nil
 	f.cgroup = f.cgroup || m.cgroup != nil
+	f.identity = f.identity || m.identity != nil
+	f.unit = f.unit || m.unit != nil
+	f.parent = f.parent || m.src.Children
 	if m.parent != nil {
 		f.parent = true
 		f.note(m.parent)
@@ -113,6 +140,8 @@ func (t *appTable) intern(m *appMatch) int32 {
 		scriptKey = m.script.key()
 	}
 	switch {
+	case m.src.Children: // the process itself may be anything
+		t.rest = append(t.rest, n)
 	case pathKey != "":
 		t.byPath[pathKey] = append(t.byPath[pathKey], n)
 	case scriptKey != "":
@@ -165,6 +194,8 @@ func (m *AppMatch) appendText(b []byte) []byte {
 	field("script", m.Script)
 	field("args", m.Args)
 	field("cgroup", m.Cgroup)
+	field("identity", m.Identity)
+	field("unit", m.Unit)
 	for _, u := range m.UIDs {
 		b = append(b, "uid "...)
 		b = strconv.AppendUint(b, uint64(u), 10)
@@ -174,6 +205,9 @@ func (m *AppMatch) appendText(b []byte) []byte {
 		b = append(b, "parent ("...)
 		b = m.Parent.appendText(b)
 		b = append(b, "), "...)
+	}
+	if m.Children {
+		b = append(b, "with its children, "...)
 	}
 	if len(b) >= 2 && b[len(b)-1] == ' ' {
 		b = b[:len(b)-2]

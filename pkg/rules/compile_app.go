@@ -14,6 +14,8 @@ func (c *compiler) appMatch(path string, src *AppMatch) *appMatch {
 	m.path = c.absPattern(path+".path", src.Path)
 	m.script = c.absPattern(path+".script", src.Script)
 	m.cgroup = c.absPattern(path+".cgroup", src.Cgroup)
+	m.identity = c.pattern(path+".identity", src.Identity, textGlob)
+	m.unit = c.pattern(path+".unit", src.Unit, textGlob)
 	m.args = c.pattern(path+".args", src.Args, textGlob)
 	if src.Parent != nil {
 		if src.Parent.any() {

@@ -171,6 +171,10 @@ func (t *Set) whyNotApp(r *rule, p *conn.Process) string {
 		value = strconv.FormatUint(uint64(p.UID), 10)
 	case "cgroup":
 		value = p.Cgroup
+	case "identity":
+		value = p.App.ID
+	case "unit":
+		value = p.App.Unit
 	case "args":
 		value = strings.Join(p.Args, " ")
 	}

@@ -198,7 +198,7 @@ func TestApp(t *testing.T) {
 	shell := &conn.Process{PID: 5, UID: 0, Path: "/bin/sh", Cgroup: "/system.slice/cron.service"}
 	python := &conn.Process{
 		PID: 9, UID: 1000, Path: "/usr/bin/python3", Args: []string{"python3", "/opt/tool/run.py", "--fast"}, Script: "/opt/tool/run.py",
-		Cgroup: "/user.slice/x", Parent: &conn.Process{PID: 7, Path: "/usr/bin/env", Parent: shell},
+		Cgroup: "/user.slice/x", App: conn.App{ID: "script:/opt/tool/run.py", Unit: "tool.service"}, Parent: &conn.Process{PID: 7, Path: "/usr/bin/env", Parent: shell},
 	}
 	tests := []struct {
 		name string
@@ -215,6 +215,15 @@ func TestApp(t *testing.T) {
 		{"uid", rules.AppMatch{UIDs: []uint32{7, 1000}}, true},
 		{"other uid", rules.AppMatch{UIDs: []uint32{0}}, false},
 		{"cgroup", rules.AppMatch{Cgroup: "/user.slice/*"}, true},
+		{"identity", rules.AppMatch{Identity: "script:/opt/tool/run.py"}, true},
+		{"identity glob", rules.AppMatch{Identity: "script:*"}, true},
+		{"other identity", rules.AppMatch{Identity: "flatpak:*"}, false},
+		{"unit", rules.AppMatch{Unit: "tool.service"}, true},
+		{"other unit", rules.AppMatch{Unit: "user/tool.service"}, false},
+		{"child", rules.AppMatch{Path: "/bin/sh", Children: true}, true},
+		{"child that is itself the one", rules.AppMatch{Script: "/opt/tool/run.py", Children: true}, true},
+		{"child of nobody", rules.AppMatch{Path: "/bin/dash", Children: true}, false},
+		{"not a child without being asked for", rules.AppMatch{Path: "/bin/sh"}, false},
 		{"parent", rules.AppMatch{Parent: &rules.AppMatch{Path: "/usr/bin/env"}}, true},
 		{"ancestor", rules.AppMatch{Parent: &rules.AppMatch{Cgroup: "/system.slice/cron.service", UIDs: []uint32{0}}}, true},
 		{"ancestor of ancestor", rules.AppMatch{Parent: &rules.AppMatch{Path: "/usr/bin/env", Parent: &rules.AppMatch{Path: "/bin/sh"}}}, true},

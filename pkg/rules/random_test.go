@@ -156,7 +156,12 @@ func (w *world) remote() string {
 
 func (w *world) appMatch() rules.AppMatch {
 	var m rules.AppMatch
-	switch w.IntN(6) {
+	m.Children = w.IntN(8) == 0
+	switch w.IntN(8) {
+	case 6:
+		m.Identity = pick(w, "path:/usr/bin/curl", "path:/opt/*", "flatpak:*", "snap:x")
+	case 7:
+		m.Unit = pick(w, "a.service", "*.service", "user/*")
 	case 0:
 		m.Path = w.path()
 	case 1:
@@ -194,6 +199,10 @@ func (w *world) process(depth int) *conn.Process {
 		Cgroup: pick(w, "", "/", "/system.slice/a.service", "/system.slice/b.service", "/user.slice/c"),
 		Script: pick(w, "", "/home/u/a.py", "/home/u/b.py", "/home/u/deep/c.py"),
 		Parent: w.process(depth - 1),
+		App: conn.App{
+			ID:   pick(w, "", "path:/usr/bin/curl", "path:/opt/a/x", "flatpak:org.x", "snap:x"),
+			Unit: pick(w, "", "a.service", "user/b.service"),
+		},
 	}
 	if w.IntN(6) == 0 {
 		p.Path = ""

@@ -130,7 +130,20 @@ func (f *reference) profile(p *conn.Process) *rules.AppProfile {
 
 // refApp checks a condition that is not empty.
 func refApp(m *rules.AppMatch, p *conn.Process) bool {
+	if m.Children {
+		self := *m
+		self.Children = false
+		for a := p; a != nil && p.PID != 0; a = a.Parent {
+			if refApp(&self, a) {
+				return true
+			}
+		}
+		return false
+	}
 	if p == nil || p.PID == 0 {
+		return false
+	}
+	if m.Identity != "" && !refGlob(m.Identity, p.App.ID, false) || m.Unit != "" && !refGlob(m.Unit, p.App.Unit, false) {
 		return false
 	}
 	if m.Path != "" && !refGlob(m.Path, p.Path, true) ||
@@ -178,7 +191,8 @@ func (f *reference) matches(r *rules.Rule, s *conn.Snapshot) (sure, possible boo
 }
 
 func isAny(m *rules.AppMatch) bool {
-	return m.Path == "" && m.Script == "" && m.Args == "" && m.Cgroup == "" && len(m.UIDs) == 0 && m.Parent == nil
+	return m.Path == "" && m.Script == "" && m.Args == "" && m.Cgroup == "" && len(m.UIDs) == 0 && m.Parent == nil &&
+		m.Identity == "" && m.Unit == ""
 }
 
 func (f *reference) onInterface(patterns []string, index uint32) bool {

@@ -64,13 +64,20 @@ type AppMatch struct {
 	// Cgroup is the path in the unified hierarchy: exact, or a glob such as
 	// "/system.slice/*.service".
 	Cgroup string `json:"cgroup,omitempty" yaml:"cgroup,omitempty"`
+	// Identity of the app, exact or a glob in which * stands for anything: "flatpak:org.mozilla.firefox", "container:nginx",
+	// "path:/opt/tool-*/bin/tool". docs/identity.md says which app has which.
+	Identity string `json:"identity,omitempty" yaml:"identity,omitempty"`
+	// Unit is the systemd service: exact, or a glob such as "ssh*.service". Those of users' own service managers begin with "user/".
+	Unit string `json:"unit,omitempty" yaml:"unit,omitempty"`
 	// Parent must match an ancestor of the process, not only its parent.
 	Parent *AppMatch `json:"parent,omitempty" yaml:"parent,omitempty"`
+	// Children makes what descends from a matching process match, too, whatever it runs.
+	Children bool `json:"children,omitempty" yaml:"children,omitempty"`
 }
 
 // any reports whether m has no condition.
 func (m *AppMatch) any() bool {
-	return m.Path == "" && m.Args == "" && m.Script == "" && len(m.UIDs) == 0 && m.Cgroup == "" && m.Parent == nil
+	return m.Path == "" && m.Args == "" && m.Script == "" && len(m.UIDs) == 0 && m.Cgroup == "" && m.Identity == "" && m.Unit == "" && m.Parent == nil
 }
 
 // Rule is a list of conditions and an action. The package comment tells how

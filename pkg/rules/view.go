@@ -172,6 +172,12 @@ func (f *fields) hash(seed maphash.Seed, p *conn.Process) uint64 {
 		if f.cgroup {
 			text(p.Cgroup)
 		}
+		if f.identity {
+			text(p.App.ID)
+		}
+		if f.unit {
+			text(p.App.Unit)
+		}
 		if f.uid {
 			writeUint(&h, uint64(p.UID))
 		}
@@ -214,6 +220,8 @@ func (f *fields) equal(a, b *conn.Process) bool {
 			f.path && a.Path != b.Path ||
 			f.script && a.Script != b.Script ||
 			f.cgroup && a.Cgroup != b.Cgroup ||
+			f.identity && a.App.ID != b.App.ID ||
+			f.unit && a.App.Unit != b.App.Unit ||
 			f.uid && a.UID != b.UID ||
 			f.args && !slices.Equal(a.Args, b.Args) {
 			return false

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/weirfw/weir/pkg/intercept"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/procinfo"
+	"github.com/weirfw/weir/pkg/procinfo/ebpf"
 	"github.com/weirfw/weir/pkg/rules"
 	"github.com/weirfw/weir/pkg/verdict"
 )
@@ -68,11 +70,20 @@ func openFirewall(ctx context.Context, o *options, source intercept.Source) (int
 	}
 	end := func() error { return nil }
 	if o.processes {
-		finder, err := procinfo.New(procinfo.Config{})
-		if err != nil {
-			return nil, nil, fmt.Errorf("processes: %w", err)
+		var pc procinfo.Config
+		detach := func() error { return nil }
+		if o.ebpf {
+			tracker, err := ebpf.New(ebpf.Config{})
+			if err != nil {
+				return nil, nil, fmt.Errorf("processes: %w", err)
+			}
+			pc.First, detach = []procinfo.SocketOwner{tracker}, tracker.Close
 		}
-		cfg.Processes, end = finder, finder.Close
+		finder, err := procinfo.New(pc)
+		if err != nil {
+			return nil, nil, fmt.Errorf("processes: %w", errors.Join(err, detach()))
+		}
+		cfg.Processes, end = finder, func() error { return errors.Join(finder.Close(), detach()) }
 	}
 	f, err := firewall.New(cfg)
 	if err != nil {

@@ -32,6 +32,7 @@ type options struct {
 	ruleset   bool
 	permanent bool
 	processes bool
+	ebpf      bool
 	rules     int
 	queue     int
 	buffer    int
@@ -51,6 +52,7 @@ func main() {
 	flag.BoolVar(&o.ruleset, "ruleset", false, "load our own ruleset instead of reading -q that the harness feeds")
 	flag.BoolVar(&o.permanent, "permanent", false, "let the kernel decide the rest of a connection")
 	flag.BoolVar(&o.processes, "processes", true, "find the process of each connection")
+	flag.BoolVar(&o.ebpf, "ebpf", false, "find processes by eBPF first")
 	flag.IntVar(&o.rules, "rules", 1000, "number of rules; none matches")
 	flag.IntVar(&o.queue, "q", 0, "queue")
 	flag.IntVar(&o.buffer, "B", 0, "receive buffer in bytes; 0 is the default")

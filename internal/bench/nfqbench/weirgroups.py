@@ -70,6 +70,7 @@ def bulk(reps):
 CONNECTING = {
     "C multi": C + " -k 1710",
     "weir, whole pipeline with process, 1,000 rules": f"{WEIR} -permanent",
+    "weir, whole pipeline with process by eBPF": f"{WEIR} -permanent -ebpf",
     "weir, whole pipeline without process": f"{WEIR} -permanent -processes=false",
     "weir, handed over": f"{WEIR} -permanent -handler handle",
     "weir, reader alone": f"{WEIR} -permanent -handler lookup",

@@ -24,6 +24,7 @@ type attrEvent struct {
 	Kind  uint32
 	Pid   uint32
 	Start uint64
+	Ts    uint64
 	Tuple attrTuple
 }
 
@@ -95,36 +96,37 @@ type attrTuple struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	attrMapBlank          = "blank"
-	attrMapEvents         = "events"
-	attrMapImages         = "images"
-	attrMapProcs          = "procs"
-	attrMapSocks          = "socks"
-	attrMapTuples         = "tuples"
-	attrMapUncounted      = "uncounted"
-	attrMapUsage          = "usage"
-	attrProgConnect4      = "connect4"
-	attrProgConnect6      = "connect6"
-	attrProgCountIn       = "count_in"
-	attrProgCountOut      = "count_out"
-	attrProgForeignOut    = "foreign_out"
-	attrProgLocalOut      = "local_out"
-	attrProgOnExec        = "on_exec"
-	attrProgOnExit        = "on_exit"
-	attrProgOnFork        = "on_fork"
-	attrProgOnState       = "on_state"
-	attrProgSeedSockets   = "seed_sockets"
-	attrProgSeedTasks     = "seed_tasks"
-	attrProgSendmsg4      = "sendmsg4"
-	attrProgSendmsg6      = "sendmsg6"
-	attrProgSockCreate    = "sock_create"
-	attrProgSockRelease   = "sock_release"
-	attrProgTcpConnect    = "tcp_connect"
-	attrVarDescribedEvent = "described_event"
-	attrVarDescribedRow   = "described_row"
-	attrVarOwnNetns       = "own_netns"
-	attrVarOwnPidns       = "own_pidns"
-	attrVarOwnTgid        = "own_tgid"
+	attrMapBlank            = "blank"
+	attrMapEvents           = "events"
+	attrMapImages           = "images"
+	attrMapProcs            = "procs"
+	attrMapSocks            = "socks"
+	attrMapTuples           = "tuples"
+	attrMapUncounted        = "uncounted"
+	attrMapUsage            = "usage"
+	attrProgConnect4        = "connect4"
+	attrProgConnect6        = "connect6"
+	attrProgCountIn         = "count_in"
+	attrProgCountOut        = "count_out"
+	attrProgForeignOut      = "foreign_out"
+	attrProgLocalOut        = "local_out"
+	attrProgOnExec          = "on_exec"
+	attrProgOnExit          = "on_exit"
+	attrProgOnFork          = "on_fork"
+	attrProgOnState         = "on_state"
+	attrProgSeedSockets     = "seed_sockets"
+	attrProgSeedTasks       = "seed_tasks"
+	attrProgSendmsg4        = "sendmsg4"
+	attrProgSendmsg6        = "sendmsg6"
+	attrProgSockCreate      = "sock_create"
+	attrProgSockRelease     = "sock_release"
+	attrProgTcpConnect      = "tcp_connect"
+	attrVarDescribedEvent   = "described_event"
+	attrVarDescribedRow     = "described_row"
+	attrVarOwnNetns         = "own_netns"
+	attrVarOwnPidns         = "own_pidns"
+	attrVarOwnTgid          = "own_tgid"
+	attrVarPacketsKnowNetns = "packets_know_netns"
 )
 
 // loadAttr returns the embedded CollectionSpec for attr.
@@ -206,11 +208,12 @@ type attrMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type attrVariableSpecs struct {
-	DescribedEvent *ebpf.VariableSpec `ebpf:"described_event"`
-	DescribedRow   *ebpf.VariableSpec `ebpf:"described_row"`
-	OwnNetns       *ebpf.VariableSpec `ebpf:"own_netns"`
-	OwnPidns       *ebpf.VariableSpec `ebpf:"own_pidns"`
-	OwnTgid        *ebpf.VariableSpec `ebpf:"own_tgid"`
+	DescribedEvent   *ebpf.VariableSpec `ebpf:"described_event"`
+	DescribedRow     *ebpf.VariableSpec `ebpf:"described_row"`
+	OwnNetns         *ebpf.VariableSpec `ebpf:"own_netns"`
+	OwnPidns         *ebpf.VariableSpec `ebpf:"own_pidns"`
+	OwnTgid          *ebpf.VariableSpec `ebpf:"own_tgid"`
+	PacketsKnowNetns *ebpf.VariableSpec `ebpf:"packets_know_netns"`
 }
 
 // attrObjects contains all objects after they have been loaded into the kernel.
@@ -260,11 +263,12 @@ func (m *attrMaps) Close() error {
 //
 // It can be passed to loadAttrObjects or ebpf.CollectionSpec.LoadAndAssign.
 type attrVariables struct {
-	DescribedEvent *ebpf.Variable `ebpf:"described_event"`
-	DescribedRow   *ebpf.Variable `ebpf:"described_row"`
-	OwnNetns       *ebpf.Variable `ebpf:"own_netns"`
-	OwnPidns       *ebpf.Variable `ebpf:"own_pidns"`
-	OwnTgid        *ebpf.Variable `ebpf:"own_tgid"`
+	DescribedEvent   *ebpf.Variable `ebpf:"described_event"`
+	DescribedRow     *ebpf.Variable `ebpf:"described_row"`
+	OwnNetns         *ebpf.Variable `ebpf:"own_netns"`
+	OwnPidns         *ebpf.Variable `ebpf:"own_pidns"`
+	OwnTgid          *ebpf.Variable `ebpf:"own_tgid"`
+	PacketsKnowNetns *ebpf.Variable `ebpf:"packets_know_netns"`
 }
 
 // attrPrograms contains all programs after they have been loaded into the kernel.

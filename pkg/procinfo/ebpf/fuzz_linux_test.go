@@ -46,13 +46,14 @@ func encode(e *attrEvent) []byte {
 	binary.NativeEndian.PutUint32(b, e.Kind)
 	binary.NativeEndian.PutUint32(b[4:], e.Pid)
 	binary.NativeEndian.PutUint64(b[8:], e.Start)
+	binary.NativeEndian.PutUint64(b[16:], e.Ts)
 	for i := range e.Tuple.Saddr {
-		binary.NativeEndian.PutUint32(b[16+4*i:], e.Tuple.Saddr[i])
-		binary.NativeEndian.PutUint32(b[32+4*i:], e.Tuple.Daddr[i])
+		binary.NativeEndian.PutUint32(b[24+4*i:], e.Tuple.Saddr[i])
+		binary.NativeEndian.PutUint32(b[40+4*i:], e.Tuple.Daddr[i])
 	}
-	binary.NativeEndian.PutUint16(b[48:], e.Tuple.Sport)
-	binary.NativeEndian.PutUint16(b[50:], e.Tuple.Dport)
-	b[52], b[53], b[54] = e.Tuple.Proto, e.Tuple.Family, e.Tuple.Foreign
+	binary.NativeEndian.PutUint16(b[56:], e.Tuple.Sport)
+	binary.NativeEndian.PutUint16(b[58:], e.Tuple.Dport)
+	b[60], b[61], b[62] = e.Tuple.Proto, e.Tuple.Family, e.Tuple.Foreign
 	return b
 }
 

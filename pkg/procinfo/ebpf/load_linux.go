@@ -197,7 +197,7 @@ func (t *Tracker) try(l *loader, f Feature) error {
 			delete(spec.Programs, name)
 		}
 	}
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: t.maps, Cache: l.cache})
+	c, err := t.loadPrograms(l, spec, f)
 	if err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
@@ -213,6 +213,24 @@ func (t *Tracker) try(l *loader, f Feature) error {
 		}
 	}
 	return nil
+}
+
+func (t *Tracker) loadPrograms(l *loader, spec *ebpf.CollectionSpec, f Feature) (*ebpf.Collection, error) {
+	opts := ebpf.CollectionOptions{MapReplacements: t.maps, Cache: l.cache}
+	if f != FeatureUsage {
+		return ebpf.NewCollectionWithOptions(spec, opts) //nolint:wrapcheck // try says what
+	}
+	know := spec.Variables[attrVarPacketsKnowNetns]
+	if err := know.Set(true); err != nil {
+		return nil, err //nolint:wrapcheck // try says what
+	}
+	if c, err := ebpf.NewCollectionWithOptions(spec, opts); err == nil {
+		return c, nil
+	}
+	if err := know.Set(false); err != nil {
+		return nil, err //nolint:wrapcheck // try says what
+	}
+	return ebpf.NewCollectionWithOptions(spec, opts) //nolint:wrapcheck // try says what
 }
 
 func (t *Tracker) attach(l *loader, spec *ebpf.ProgramSpec, p *ebpf.Program) error {

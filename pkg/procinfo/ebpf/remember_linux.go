@@ -31,6 +31,7 @@ func (t *Tracker) remembered(o *attrOwner) *conn.Process {
 	}
 	p.PID, p.UID, p.StartTicks = int(o.Pid), o.Uid, ticks(o.Start)
 	p.Cgroup = t.cgroups.name(o.Cgroup)
+	p.App = t.apps.Of(p, nil)
 	p.Parent = t.parent(&attrProcKey{Start: o.Start, Tgid: o.Tgid}, 0)
 	return p
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"github.com/weirfw/weir/pkg/intercept"
 )
@@ -58,7 +59,7 @@ func (t *Tracker) Run(ctx context.Context, ready func(), to Reports) error {
 				break
 			}
 			t.counters.events.Add(1)
-			to.event(rec.RawSample)
+			t.event(rec.RawSample, &to)
 		}
 		switch {
 		case ctx.Err() != nil || errors.Is(err, ringbuf.ErrClosed):
@@ -76,7 +77,7 @@ func (t *Tracker) Run(ctx context.Context, ready func(), to Reports) error {
 }
 
 // event passes one on.
-func (to *Reports) event(b []byte) {
+func (t *Tracker) event(b []byte, to *Reports) {
 	e, ok := parseEvent(b)
 	switch {
 	case !ok:
@@ -85,12 +86,31 @@ func (to *Reports) event(b []byte) {
 	case e.Kind == eventMoved && to.Moved != nil:
 		to.Moved(tupleOf(&e.Tuple))
 	case e.Kind == eventEnd && to.Traffic != nil:
-		to.Traffic.ReportEnd(intercept.End{Tuple: tupleOf(&e.Tuple), At: time.Now()})
+		t.end(&e, to.Traffic)
 	}
 }
 
+// end tells the end of a connection, and before it what was transferred since the last look: afterwards nobody would know whose it is.
+func (t *Tracker) end(e *attrEvent, to intercept.Traffic) {
+	c := tupleOf(&e.Tuple)
+	var b attrBytes
+	if t.status.Has(FeatureUsage) && t.maps[attrMapUsage].LookupAndDelete(&e.Tuple, &b) == nil {
+		to.ReportUsage([]intercept.Usage{{Tuple: c, ReceivedBytes: b.Received, SentBytes: b.Sent}})
+	}
+	to.ReportEnd(intercept.End{Tuple: c, At: wall(e.Ts), Certain: true})
+}
+
+// wall converts a time of the kernel's monotonic clock.
+func wall(ts uint64) time.Time {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return time.Now()
+	}
+	return time.Now().Add(-time.Duration(now.Nano() - int64(ts)))
+}
+
 // eventSize is struct event's.
-const eventSize = 56
+const eventSize = 64
 
 // parseEvent reads a struct event.
 func parseEvent(b []byte) (e attrEvent, ok bool) {
@@ -98,8 +118,9 @@ func parseEvent(b []byte) (e attrEvent, ok bool) {
 		return e, false
 	}
 	e.Kind, e.Pid, e.Start = native(b), native(b[4:]), binary.NativeEndian.Uint64(b[8:])
+	e.Ts = binary.NativeEndian.Uint64(b[16:])
 	k := &e.Tuple
-	b = b[16:]
+	b = b[24:]
 	for i := range k.Saddr {
 		k.Saddr[i], k.Daddr[i] = native(b[4*i:]), native(b[16+4*i:])
 	}

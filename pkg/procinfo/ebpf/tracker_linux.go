@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/weirfw/weir/pkg/appid"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/procinfo"
@@ -35,6 +36,7 @@ type Tracker struct {
 	maps     map[string]*ebpf.Map
 	attached []closer
 	cgroups  *cgroupNames
+	apps     appid.Identifier
 	seeders  seeders
 
 	describe atomic.Pointer[func(pid int) (*conn.Process, error)]

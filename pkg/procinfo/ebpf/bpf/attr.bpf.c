@@ -42,6 +42,9 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 const volatile __u32 own_pidns = 0;
 const volatile __u32 own_tgid = 0;
 const volatile __u64 own_netns = 0;
+/* Whether programs for packets may ask for a network namespace (Linux 6.15). Where not, others' bytes are counted too, under their own
+ * addresses, which are hardly ever ours. */
+const volatile bool packets_know_netns = 0;
 
 struct owner {
 	__u64 cookie, ts, exec, start, cgroup;
@@ -63,7 +66,7 @@ struct image {
 	__u8 path[PATH_ROOM + NAME_ROOM], cwd[PATH_ROOM + NAME_ROOM], args[ARGS_ROOM];
 };
 struct bytes { __u64 sent, received; };
-struct event { __u32 kind, pid; __u64 start; struct tuple tuple; };
+struct event { __u32 kind, pid; __u64 start, ts; struct tuple tuple; };
 struct task_row { __u64 exec, start; __u32 pid, pad; };
 
 /* Only so that the object describes these types, of which Go declarations are made. */
@@ -129,6 +132,7 @@ static __always_inline void tell(__u32 kind, __u32 pid, __u64 start, const struc
 	e->kind = kind;
 	e->pid = pid;
 	e->start = start;
+	e->ts = bpf_ktime_get_ns();
 	if (t)
 		e->tuple = *t;
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
@@ -612,6 +616,8 @@ static __always_inline int count(struct __sk_buff *c, bool sent)
 		return 1;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || (sk->protocol != IPPROTO_TCP && sk->protocol != IPPROTO_UDP))
+		return 1;
+	if (packets_know_netns && is_foreign(bpf_get_netns_cookie(c)))
 		return 1;
 	struct tuple t = { .proto = sk->protocol };
 	bool v4 = c->protocol == bpf_htons(ETH_P_IP);

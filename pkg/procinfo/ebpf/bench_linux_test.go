@@ -1,0 +1,234 @@
+//go:build amd64 || arm64
+
+package ebpf_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weirfw/weir/pkg/packet"
+	"github.com/weirfw/weir/pkg/procinfo"
+	"github.com/weirfw/weir/pkg/procinfo/ebpf"
+)
+
+// hog starts processes that hold many descriptors each.
+func hog(b *testing.B, processes, descriptors int) {
+	b.Helper()
+	cmd := exec.Command("python3", "-c", fmt.Sprintf(`
+import os, sys, time
+r, w = os.pipe()
+for i in range(%d):
+    if os.fork() == 0:
+        f = [os.open("/dev/null", 0) for _ in range(%d)]
+        os.write(w, b"x")
+        time.sleep(1000)
+        os._exit(0)
+n = 0
+while n < %d: n += len(os.read(r, 4096))
+print("ready", flush=True)
+sys.stdin.read()
+os.killpg(0, 9)
+`, processes, descriptors, processes))
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		stdin.Close()
+		_ = cmd.Wait() // it kills itself
+	})
+	if _, err := stdout.Read(make([]byte, 16)); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// ownConnection is a TCP connection of this process that a Tracker knows.
+func ownConnection(b *testing.B) packet.Info {
+	b.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { l.Close() })
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { c.Close() })
+	return packet.Info{Version: 4, Direction: packet.Outbound, HasUID: true, Tuple: packet.Tuple{
+		Local: netip.MustParseAddrPort(c.LocalAddr().String()), Remote: netip.MustParseAddrPort(c.RemoteAddr().String()), Protocol: packet.TCP,
+	}}
+}
+
+// BenchmarkLookup is what attribution costs for a connection: the Tracker alone, and by a Finder that asks it first.
+func BenchmarkLookup(b *testing.B) {
+	for _, load := range []struct {
+		name                   string
+		processes, descriptors int
+	}{{name: "idle"}, {"hogged", 500, 100}} {
+		b.Run(load.name, func(b *testing.B) {
+			if load.processes > 0 {
+				hog(b, load.processes, load.descriptors)
+			}
+			tracker := newTracker(b, ebpf.Config{})
+			f, err := procinfo.New(procinfo.Config{First: []procinfo.SocketOwner{tracker}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			info := ownConnection(b)
+			ctx := context.Background()
+			b.Run("owner", func(b *testing.B) {
+				median(b, func() error { _, err := tracker.Owner(ctx, &info, packet.Outbound); return err })
+			})
+			b.Run("find", func(b *testing.B) {
+				median(b, func() error { _, err := f.Find(ctx, &info, packet.Outbound); return err })
+			})
+			b.Run("inet_diag", func(b *testing.B) {
+				median(b, func() error { _, err := f.Holder(ctx, &info, packet.Outbound); return err })
+			})
+		})
+	}
+}
+
+// median reports the median and the 99th percentile beside the mean.
+func median(b *testing.B, f func() error) {
+	b.ReportAllocs()
+	took := make([]time.Duration, 0, 1<<20)
+	for b.Loop() {
+		begin := time.Now()
+		if err := f(); err != nil {
+			b.Fatal(err)
+		}
+		if len(took) < cap(took) {
+			took = append(took, time.Since(begin))
+		}
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2]), "p50-ns")
+	b.ReportMetric(float64(took[len(took)*99/100]), "p99-ns")
+}
+
+// BenchmarkAdded is what programs pay: a TCP connection over loopback that is opened and reset, and a datagram with an address, without
+// a Tracker and with one, in a control group of this process' own.
+func BenchmarkAdded(b *testing.B) {
+	for _, with := range []string{"without", "with"} {
+		b.Run(with, func(b *testing.B) {
+			if with == "with" {
+				newTracker(b, ebpf.Config{Cgroup: benchGroup(b)})
+			}
+			b.Run("tcp", benchConnect)
+			b.Run("udp", benchSend)
+			b.Run("udp-connected", benchSendConnected)
+		})
+	}
+}
+
+// benchGroup puts this process into a control group of its own.
+func benchGroup(b *testing.B) string {
+	b.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		before, after, _ := strings.Cut(line, " - ")
+		if !strings.HasPrefix(after, "cgroup2 ") {
+			continue
+		}
+		root := strings.Fields(before)[4]
+		dir, err := os.MkdirTemp(root, "weirt")
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() {
+			_ = os.WriteFile(filepath.Join(root, "cgroup.procs"), []byte("0"), 0)
+			_ = os.Remove(dir)
+		})
+		return dir
+	}
+	b.Skip("no cgroup v2")
+	return ""
+}
+
+func benchConnect(b *testing.B) {
+	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	must(b, err)
+	defer unix.Close(l)
+	must(b, unix.Bind(l, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	must(b, unix.Listen(l, 64))
+	to, err := unix.Getsockname(l)
+	must(b, err)
+	for b.Loop() {
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		must(b, err)
+		must(b, unix.SetsockoptLinger(s, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
+		must(b, unix.Connect(s, to))
+		a, _, err := unix.Accept(l)
+		must(b, err)
+		must(b, unix.Close(s))
+		must(b, unix.Close(a))
+	}
+}
+
+// sinkSocket is where datagrams go; it is full soon, which costs senders nothing.
+func sinkSocket(b *testing.B) unix.Sockaddr {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	must(b, err)
+	b.Cleanup(func() { unix.Close(s) })
+	must(b, unix.Bind(s, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	to, err := unix.Getsockname(s)
+	must(b, err)
+	return to
+}
+
+func benchSend(b *testing.B) {
+	to := sinkSocket(b)
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	must(b, err)
+	defer unix.Close(s)
+	for b.Loop() {
+		must(b, unix.Sendto(s, []byte{1}, unix.MSG_DONTWAIT, to))
+	}
+}
+
+func benchSendConnected(b *testing.B) {
+	to := sinkSocket(b)
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	must(b, err)
+	defer unix.Close(s)
+	must(b, unix.Connect(s, to))
+	for b.Loop() {
+		_, err := unix.Write(s, []byte{1})
+		must(b, err)
+	}
+}
+
+func must(b *testing.B, err error) {
+	if err != nil {
+		b.Helper()
+		b.Fatal(err)
+	}
+}
