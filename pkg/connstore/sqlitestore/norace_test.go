@@ -2,4 +2,4 @@
 
 package sqlitestore_test
 
-const rowsInTests = 50_000
+const rowsInTests = 20_000
