@@ -159,6 +159,7 @@ func (r *rig) cli(t *testing.T, args ...string) string {
 // status is what the tests read of `refd status --json`.
 type status struct {
 	PID     int       `json:"pid"`
+	Live    int       `json:"live"`
 	Mode    string    `json:"mode"`
 	Source  nfq.Stats `json:"source"`
 	Modules []struct {
