@@ -2,8 +2,8 @@ package e2e_test
 
 import (
 	"fmt"
-	"net/http"
 	"math"
+	"net/http"
 	"net/netip"
 	"os"
 	"strings"
