@@ -21,6 +21,7 @@ type connsCmd struct {
 	Watch   bool `short:"w" help:"Show again every second until interrupted."`
 	JSON    bool `name:"json" help:"Print JSON."`
 	History bool `help:"Look into the history on disk instead of at what is there now."`
+	Queries bool `help:"DNS queries to refd's nameserver in place of connections."`
 	Live    bool `help:"Only live ones."`
 	Ended   bool `help:"Only ended ones."`
 	Limit   int  `default:"100" help:"At most so many; 0 is all."`
@@ -172,7 +173,10 @@ func overdraw(w io.Writer, text string, columns int) error {
 
 func (c *connsCmd) query() (connstore.Query, error) {
 	q, err := c.filterFlags.query()
-	q.Limit = c.Limit
+	q.Kind, q.Limit = connstore.OnlyConnections, c.Limit
+	if c.Queries {
+		q.Kind = connstore.OnlyQueries
+	}
 	switch {
 	case c.Live && c.Ended:
 		return q, errors.New("--live and --ended: use one of them")
@@ -225,13 +229,16 @@ func connRow(s *conn.Snapshot) []string {
 		local, remote = s.Tuple.Local.Addr().String(), s.Tuple.Remote.Addr().String()
 	}
 	domain := cmp.Or(s.Domain, "-")
+	if s.Query != nil {
+		domain += " " + s.Query.Type
+	}
 	what := s.Decision.Verdict.Verb()
 	if !s.Enforced && s.Decision.Verdict.Refuses() {
 		what = "would be " + what
 	}
 	return []string{
 		fmt.Sprint(s.ID), clock(s.Started), what, app, s.Direction.String(), s.Tuple.Protocol.String(),
-		domain, remote, local, why(s.Decision.Reason),
+		domain, remote, local, why(s.Decision.Reason) + outcomeOf(s.Query),
 	}
 }
 
@@ -242,4 +249,23 @@ func clock(t time.Time) string {
 		return t.Format(time.TimeOnly)
 	}
 	return t.Format(time.DateTime)
+}
+
+// outcomeOf says what a DNS query was answered; nothing about a connection.
+func outcomeOf(q *conn.Query) string {
+	switch {
+	case q == nil:
+		return ""
+	case q.Error != "":
+		return "; " + q.Error
+	case len(q.Addresses) > 0:
+		text := "; " + q.Source + ":"
+		for _, a := range q.Addresses {
+			text += " " + a.String()
+		}
+		return text
+	case q.RCode != "":
+		return "; " + q.Source + ": " + q.RCode
+	}
+	return ""
 }

@@ -38,7 +38,8 @@ type cli struct {
 	Rules         rulesCmd         `cmd:"" help:"List the rules in force with their hit counters."`
 	Interfaces    interfacesCmd    `cmd:"" help:"List network interfaces, and which is the default."`
 	Split         splitCmd         `cmd:"" help:"Show the split tunnel, or switch it on or off."`
-	DNS           dnsCmd           `cmd:"" name:"dns" help:"Show or empty the cache of refd's nameserver."`
+	DNS           dnsCmd           `cmd:"" name:"dns" help:"Ask refd's nameserver, or show or empty its cache."`
+	Selfcheck     selfcheckCmd     `cmd:"" help:"Check whether packets and names are seen. The exit status is 1 if something does not work."`
 	UI            uiCmd            `cmd:"" name:"ui" help:"Make a login link for the web page, for one use, and open it."`
 	Prompt        promptCmd        `cmd:"" help:"Answer the questions of rules with the action ask."`
 	Notifications notificationsCmd `cmd:"" help:"Show or dismiss what refd has to say about itself."`

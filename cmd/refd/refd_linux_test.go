@@ -320,7 +320,7 @@ func TestConns(t *testing.T) {
 	assert.Contains(t, out, "1 of 9; --limit 0 shows all")
 	assert.NotContains(t, out, "\x1b", "programs choose their names")
 	assert.Equal(t, connstore.Query{
-		App: "evil", Verdicts: []verdict.Verdict{verdict.Block}, Remote: netip.MustParsePrefix("198.51.100.0/24"),
+		Kind: connstore.OnlyConnections, App: "evil", Verdicts: []verdict.Verdict{verdict.Block}, Remote: netip.MustParsePrefix("198.51.100.0/24"),
 		Direction: connstore.OnlyOutbound, Life: connstore.OnlyLive, Limit: 100,
 	}, f.query)
 

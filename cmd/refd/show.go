@@ -176,7 +176,7 @@ func namesSummary(n *api.Names) string {
 func nameserverSummary(n *api.Nameserver) string {
 	switch {
 	case !n.Enabled:
-		return "disabled: no servers to ask"
+		return "disabled: programs ask the system's own"
 	case len(n.Addresses) == 0:
 		return "does not listen"
 	}

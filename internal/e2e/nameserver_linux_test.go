@@ -3,6 +3,8 @@ package e2e_test
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -28,15 +30,21 @@ const appRules = `apps:
   - {id: dig, match: [{path: /usr/bin/dig}], rules: [{id: no-dig, action: block, remote: [fine.test], comment: not for dig}]}
 `
 
+// lookUp is fetch of a name that may not exist.
+func (r *rig) lookUp(name, family string) outcome {
+	got := r.fetch("curl", name, family)
+	if strings.HasPrefix(string(got), "exit status 6:") {
+		return unresolved
+	}
+	return got
+}
+
 // wantLookups wants programs to reach names, or not even their addresses, over both families.
 func (r *rig) wantLookups(t *testing.T, want map[string]outcome) {
 	t.Helper()
 	for name, outcome := range want {
 		for _, family := range []string{"-4", "-6"} {
-			got := r.fetch("curl", name, family)
-			if strings.HasPrefix(string(got), "exit status 6:") {
-				got = unresolved
-			}
+			got := r.lookUp(name, family)
 			if got != outcome {
 				t.Errorf("curl %s %s: got %s; want %s\n%s\n%s", family, name, got, outcome, r.cli(t, "conns"), r.refd.Output())
 			}
@@ -75,6 +83,31 @@ func (r *rig) wantNoLoop(t *testing.T) {
 	}
 }
 
+// wantQueries wants the queries of dig to be records of their own kind, and what `refd dns query` says to be what it was told.
+func (r *rig) wantQueries(t *testing.T) {
+	t.Helper()
+	for name, want := range map[string]verdict.Verdict{"fine.test": verdict.Block, "open.test": verdict.Accept} {
+		list := r.conns(t, "--queries", "--app", "/usr/bin/dig", "--domain", name)
+		if len(list) == 0 {
+			t.Errorf("%s: dig's query is not stored", name)
+			continue
+		}
+		q := list[0]
+		if q.Verdict() != want || q.Query == nil || q.Query.Type != "A" || q.Query.Answered.IsZero() || q.Ended.IsZero() || !q.Tuple.Remote.Addr().IsValid() {
+			t.Errorf("%s: got %+v, %+v; want a query with verdict %v", name, q, q.Query, want)
+		}
+	}
+	if out := r.cli(t, "conns", "--queries", "--domain", "open.test"); !strings.Contains(out, "open.test A") {
+		t.Errorf("got %s; want name and type", out)
+	}
+	if out := r.cli(t, "dns", "query", "fine.test", "--app", "/usr/bin/dig"); !strings.Contains(out, sharedV4) || !strings.Contains(out, "would be blocked: rule no-dig") {
+		t.Errorf("got %s; want the answer, and dig's rule", out)
+	}
+	if out := r.cli(t, "dns", "query", "alias.test", "AAAA"); !strings.Contains(out, "node.example.test "+blockedV6) || !strings.Contains(out, "no-example") {
+		t.Errorf("got %s; want the alias, its address and the rule", out)
+	}
+}
+
 // Programs that ask any nameserver are answered by refd's, after their rules were looked at.
 func TestIntegrationNameserver(t *testing.T) {
 	testutil.NoLeaks(t)
@@ -83,6 +116,7 @@ func TestIntegrationNameserver(t *testing.T) {
 	before := r.client.Snapshot(t)
 	all := map[string]outcome{
 		"open.test": answered, "fine.test": answered, "example.test": unresolved, "www.example.test": unresolved, "alias.test": unresolved,
+		"shared.example.test": unresolved, // at the address of fine.test
 	}
 	for _, server := range []string{nobodyV4, nobodyV6} {
 		t.Run("redirected from "+server, func(t *testing.T) {
@@ -112,6 +146,7 @@ func TestIntegrationNameserver(t *testing.T) {
 				t.Errorf("got %+v; want the last one over TCP", list[0])
 			}
 			r.wantNoLoop(t)
+			r.wantQueries(t)
 		})
 	}
 	r.wantAsBefore(t, before)
@@ -139,10 +174,42 @@ func TestIntegrationNameserver(t *testing.T) {
 		r.wantLookups(t, all)
 		r.wantNoLoop(t)
 	})
-	t.Run("taken away and given back", func(t *testing.T) {
-		r.client.Etc(t, "resolv.conf", "nameserver "+testnet.ServerV4+"\n")
-		r.start(t, settings{rules: ownNameserver("") + namesRules})
+	t.Run("lists", func(t *testing.T) {
+		list := filepath.Join(r.dir, "list")
+		write := func(text string) {
+			t.Helper()
+			if err := os.WriteFile(list, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(".example.test\n")
+		r.client.Etc(t, "resolv.conf", "nameserver "+nobodyV4+"\n")
+		r.start(t, settings{rules: ownNameserver("") + fmt.Sprintf(`lists: {bad: [%s]}
+global:
+  - {id: listed, action: block, remote: ["list:bad"]}
+`, list)})
 		defer r.stop(t)
+		r.listens(t, true)
+		r.wantLookups(t, map[string]outcome{"open.test": answered, "example.test": unresolved, "alias.test": unresolved})
+		write("0.0.0.0 open.test # as in a hosts file\n" + sharedV4 + "\n")
+		r.eventually(t, startLimit, "the list is read again", func() bool { return r.lookUp("open.test", "-4") == unresolved })
+		r.wantLookups(t, map[string]outcome{"open.test": unresolved, "example.test": answered})
+		if got := r.fetch("curl", "fine.test", "-4"); got != refused {
+			t.Errorf("got %s; want the address refused", got)
+		}
+		if got := r.fetch("curl", "fine.test", "-6"); got != answered {
+			t.Errorf("got %s; want the other address answered", got)
+		}
+	})
+	t.Run("given, taken away and given back", func(t *testing.T) {
+		r.client.Etc(t, "resolv.conf", "nameserver "+testnet.ServerV4+"\n")
+		r.start(t, settings{rules: "dns: {monitor: false, packets: false}\n" + namesRules})
+		defer r.stop(t)
+		r.listens(t, false)
+		r.configure(t, settings{rules: ownNameserver("") + namesRules})
+		if out := r.cli(t, "reload"); strings.Contains(out, "nameserver") {
+			t.Errorf("got %s; want no restart to be needed", out)
+		}
 		r.listens(t, true)
 		r.wantLookups(t, map[string]outcome{"open.test": answered})
 		r.configure(t, settings{rules: "dns: {monitor: false, packets: false}\n" + namesRules})

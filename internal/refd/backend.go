@@ -225,13 +225,10 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 		return api.ReloadResult{}, fmt.Errorf("%w: the old configuration stays: %w", api.ErrRefused, err)
 	}
 	res := api.ReloadResult{Rules: len(cfg.Rules.Rules()), NeedRestart: d.cfg.NeedRestart(&cfg.File)}
-	restart, err := d.nameserver.reload(&cfg.DNS.Nameserver)
-	if err != nil {
+	if err := d.nameserver.reload(&cfg.DNS.Nameserver); err != nil {
 		return api.ReloadResult{}, fmt.Errorf("%w: the old configuration stays: %w", api.ErrRefused, err)
 	}
-	if restart {
-		res.NeedRestart = append(res.NeedRestart, "dns.nameserver")
-	}
+	d.dns.prevent.Store(cfg.DNS.PreventBypass)
 	if err := d.useRules(ctx, cfg.Rules); err != nil {
 		d.log.Warn("some path of the split tunnel does not work", "err", err)
 	}
@@ -244,13 +241,13 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	if running.SplitTunnel.Enabled = cfg.SplitTunnel.Enabled; d.split != nil {
 		d.switchSplit(&running.File)
 	}
-	if d.nameserver.server != nil {
-		listen := running.DNS.Nameserver.Listen
-		running.DNS.Nameserver = cfg.DNS.Nameserver
-		running.DNS.Nameserver.Listen = listen
-	}
 	running.IVPN.Notice = cfg.IVPN.Notice
 	d.notice.want(cfg.IVPN.Notice)
+	running.Lists, running.Read = cfg.Lists, cfg.Read
+	running.DNS.CNAMEs, running.DNS.PreventBypass = cfg.DNS.CNAMEs, cfg.DNS.PreventBypass
+	listen := running.DNS.Nameserver.Listen
+	running.DNS.Nameserver = cfg.DNS.Nameserver
+	running.DNS.Nameserver.Listen = listen
 	d.cfg = &running
 	d.feed.tell(func(w *watcher) { w.changed = true })
 	d.log.Info("configuration reloaded", "rules", res.Rules, "need_restart", res.NeedRestart)

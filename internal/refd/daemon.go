@@ -89,6 +89,9 @@ type Daemon struct {
 	traffic traffic
 	notices *module.Notifications
 	editing sync.Mutex // held while the configuration file is changed
+	dns     guardParts
+	check   checkParts
+	online  onlineParts
 
 	root         *module.Group
 	interception *module.Switch
@@ -140,14 +143,12 @@ func New(opt Options) (*Daemon, error) {
 	if err := d.buildNaming(); err != nil {
 		return nil, err
 	}
-	if err := d.buildIVPN(); err != nil {
-		return nil, err
-	}
-	if err := d.buildNameserver(); err != nil {
-		return nil, err
-	}
-	if err := d.buildFirewall(); err != nil {
-		return nil, err
+	for _, build := range []func() error{
+		d.buildIVPN, d.buildConnectivity, d.buildSelfCheck, d.buildNameserver, d.buildGuard, d.buildFirewall,
+	} {
+		if err := build(); err != nil {
+			return nil, err
+		}
 	}
 	return d, d.buildModules()
 }
@@ -159,7 +160,7 @@ func (d *Daemon) buildFirewall() error {
 		Processes:       d.processes,
 		External:        &d.external,
 		HandlerDeadline: cfg.Handler.Deadline,
-		Deciders:        []firewall.Decider{&firewall.RuleDecider{Rules: &d.rules, Asker: d.prompts, Timeout: cfg.Ask.Timeout}},
+		Deciders:        []firewall.Decider{d.online.connectivity, d.dns.Guard, &firewall.RuleDecider{Rules: &d.rules, Asker: d.prompts, Timeout: cfg.Ask.Timeout}},
 		Host:            host{d.links},
 		Source:          d.source,
 		Report:          d.condition,
@@ -186,16 +187,16 @@ func (d *Daemon) buildFirewall() error {
 	if d.split != nil {
 		fc.SplitTunneler = d.split
 	}
-	d.naming.configure(&fc, cfg.DNS.Wait)
+	d.naming.configure(&fc, cfg.DNS.Wait, d.nameserver.server.Enabled)
 	d.nameserver.configure(&fc, cfg.DNS.Nameserver.Listen)
+	d.dns.configure(&fc)
 	f, err := firewall.New(fc)
 	if err != nil {
 		return fmt.Errorf("firewall: %w", err)
 	}
 	d.firewall = f
-	if d.nameserver.queries != nil {
-		d.nameserver.queries.handler = f
-	}
+	q := d.nameserver.queries
+	q.handler, q.guard, q.passes = f, d.dns.Guard, d.online.passesName
 	return nil
 }
 
@@ -225,7 +226,11 @@ func (d *Daemon) buildModules() error {
 	if err != nil {
 		return err
 	}
-	parts := []module.Module{links, guard, d.interception, server, control, owners}
+	lists, err := d.buildLists()
+	if err != nil {
+		return err
+	}
+	parts := []module.Module{links, guard, d.interception, server, control, owners, lists, d.dns.module, d.online.module, d.check.module}
 	if d.ivpn != nil {
 		announced, err := d.vpnModules()
 		if err != nil {
@@ -234,10 +239,8 @@ func (d *Daemon) buildModules() error {
 		// after interception: what it wants to reach could not be reached before
 		parts = slices.Insert(parts, 3, module.Module(d.vpn), module.Module(announced))
 	}
-	if d.nameserver.module != nil {
-		// before packets are redirected to it, and until they no longer are
-		parts = slices.Insert(parts, 1, module.Module(d.nameserver.module))
-	}
+	// before packets are redirected to it, and until they no longer are
+	parts = slices.Insert(parts, 1, module.Module(d.nameserver.module))
 	if d.split != nil {
 		split, err := module.NewService(module.ServiceConfig{Name: "split tunnel", Logger: d.log, Run: d.split.Run})
 		if err != nil {

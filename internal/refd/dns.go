@@ -1,26 +1,32 @@
 package refd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/weirfw/weir/internal/refd/api"
+	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/nameserver"
+	"github.com/weirfw/weir/pkg/verdict"
 )
 
-// errNoNameserver is the answer to questions about a nameserver that is not there.
-func errNoNameserver() error {
-	return fmt.Errorf("%w: refd has no nameserver: write servers to dns.nameserver.upstreams, and start refd again", api.ErrRefused)
+// enabled returns our nameserver, or says that there is none.
+func (n *nameserverParts) enabled() (*nameserver.Server, error) {
+	if !n.server.Enabled() {
+		return nil, fmt.Errorf("%w: refd has no nameserver: write servers to dns.nameserver.upstreams, and `refd reload`", api.ErrRefused)
+	}
+	return n.server, nil
 }
 
 // DNSCache implements api.Backend.
 func (b backend) DNSCache(_ context.Context, r api.DNSRequest) ([]api.DNSEntry, error) {
-	server := b.d.nameserver.server
-	if server == nil {
-		return nil, errNoNameserver()
+	server, err := b.d.nameserver.enabled()
+	if err != nil {
+		return nil, err
 	}
 	domain := dnsmon.CanonicalName(r.Domain)
 	list := []api.DNSEntry{}
@@ -55,9 +61,9 @@ func rcode(n int) string {
 
 // DNSFlush implements api.Backend.
 func (b backend) DNSFlush(_ context.Context, r api.DNSRequest) (api.DNSFlushed, error) {
-	server := b.d.nameserver.server
-	if server == nil {
-		return api.DNSFlushed{}, errNoNameserver()
+	server, err := b.d.nameserver.enabled()
+	if err != nil {
+		return api.DNSFlushed{}, err
 	}
 	if r.Domain == "" {
 		return api.DNSFlushed{Answers: server.Flush()}, nil
@@ -67,4 +73,50 @@ func (b backend) DNSFlush(_ context.Context, r api.DNSRequest) (api.DNSFlushed, 
 		return api.DNSFlushed{}, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
 	return api.DNSFlushed{Answers: n}, nil
+}
+
+// DNSQuery implements api.Backend: it asks as a program with that path would, but whatever is decided about it.
+func (b backend) DNSQuery(ctx context.Context, r api.DNSQueryRequest) (api.DNSAnswer, error) {
+	n := &b.d.nameserver
+	server, err := n.enabled()
+	if err != nil {
+		return api.DNSAnswer{}, err
+	}
+	kind, err := nameserver.ParseType(cmp.Or(r.Type, "A"))
+	if err != nil {
+		return api.DNSAnswer{}, fmt.Errorf("%w: %w", api.ErrRefused, err)
+	}
+	name := dnsmon.CanonicalName(r.Name)
+	reply, err := server.Lookup(ctx, r.Name, kind)
+	if err != nil {
+		return api.DNSAnswer{}, fmt.Errorf("%w: %w", api.ErrRefused, err)
+	}
+	a := reply.Answer
+	answer := api.DNSAnswer{
+		Name: name, Type: kind.String(), RCode: rcode(a.RCode), CNAMEs: a.CNAMEs, Targets: a.Targets, TTL: reply.TTL,
+		Source: reply.Source.String(), Upstream: a.Upstream,
+	}
+	for _, addr := range a.Addrs {
+		answer.Addresses = append(answer.Addresses, addr.String())
+	}
+	answer.Decision = n.queries.preview(nameserver.Query{Name: name, Type: kind}, r.Path, a)
+	return answer, nil
+}
+
+// preview says what would be decided about a query of a program, without counting anything.
+func (d *queries) preview(q nameserver.Query, path string, a *nameserver.Answer) verdict.Decision {
+	who := &asker{}
+	if path != "" {
+		who.process = &conn.Process{PID: -1, Path: path}
+	}
+	for _, answer := range []*nameserver.Answer{nil, a} {
+		s := snapshotOf(&q, who, answer)
+		if o := d.guard.DecideName(s.Process, s.Domain, s.CNAMEs); o.Decided {
+			return o.Decision
+		}
+		if o, refused := d.rules.Load().RefusedName(s, answer != nil); refused {
+			return o.Decision
+		}
+	}
+	return notRefused(nil)
 }

@@ -4,13 +4,17 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
 	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/nameserver"
@@ -18,22 +22,23 @@ import (
 	"github.com/weirfw/weir/pkg/packet"
 )
 
-// nameserverParts are our own nameserver. Without upstreams in the configuration that refd started with, all are nil.
+// nameserverParts are our own nameserver. Without upstreams it is disabled and listens nowhere.
 type nameserverParts struct {
 	server  *nameserver.Server
 	module  *module.Service
 	queries *queries
 	// seamless redirects to it what asks others.
 	seamless atomic.Bool
+
+	mu sync.Mutex // guards what follows; held while settings change
+	// settings are those of the configuration, detour is added to them while the host is not online.
+	settings nameserver.Settings
+	detour   []nameserver.Route
 }
 
-// buildNameserver builds what the configuration asks for. That nobody can listen is no reason not to run: somebody else may have the
-// port for now.
+// buildNameserver builds the nameserver. That nobody can listen is no reason not to run: somebody else may have the port for now.
 func (d *Daemon) buildNameserver() (err error) {
 	cfg := &d.cfg.DNS.Nameserver
-	if !cfg.Enabled() {
-		return nil
-	}
 	n := &d.nameserver
 	n.module, err = module.NewService(module.ServiceConfig{
 		Name: "nameserver", Logger: d.log, Readiness: module.AtOnce,
@@ -43,10 +48,17 @@ func (d *Daemon) buildNameserver() (err error) {
 		return fmt.Errorf("nameserver: %w", err)
 	}
 	n.seamless.Store(cfg.Seamless)
+	n.settings = cfg.Settings()
 	n.queries = newQueries(d.processes, &d.rules, d.naming.table, d.cfg.Mode == config.Observe)
+	records := &queryRecords{store: d.store, askers: &n.queries.askers, ownPID: n.queries.ownPID, waiting: map[uint64]conn.ID{}}
+	hostName, err := os.Hostname()
+	if err != nil {
+		d.log.Info("the host's own name is not answered", "err", err)
+	}
 	n.server, err = nameserver.New(nameserver.Config{
-		Listen: cfg.Listen, Settings: cfg.Settings(), IsLocal: host{d.links}.IsLocalAddr,
-		Decider: n.queries, OnAnswer: n.queries.answered, Announce: d.announceQuery,
+		Listen: cfg.Listen, Settings: n.settings, IsLocal: host{d.links}.IsLocalAddr,
+		Decider: n.queries, Recorder: records, OnAnswer: n.queries.answered, Own: d.check.ownName, HostName: hostName,
+		Announce: d.announceQuery, Withdraw: d.withdrawQuery,
 		OnListen: func([]netip.AddrPort) { d.tellVPN() },
 		States:   n.module.States(), Log: d.log.With("module", "nameserver"),
 	})
@@ -56,16 +68,53 @@ func (d *Daemon) buildNameserver() (err error) {
 	return nil
 }
 
-// reload takes new settings. needRestart tells that they need a nameserver, and that refd started without one.
-func (n *nameserverParts) reload(cfg *config.Nameserver) (needRestart bool, err error) {
-	if n.server == nil {
-		return cfg.Enabled(), nil
+// reload takes new settings.
+func (n *nameserverParts) reload(cfg *config.Nameserver) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	settings := cfg.Settings()
+	if err := n.server.Configure(withDetour(settings, n.detour)); err != nil {
+		return fmt.Errorf("nameserver: %w", err)
 	}
-	if err := n.server.Configure(cfg.Settings()); err != nil {
-		return false, fmt.Errorf("nameserver: %w", err)
-	}
+	n.settings = settings
 	n.seamless.Store(cfg.Seamless)
-	return false, nil
+	return nil
+}
+
+// takeDetour has some names asked of other servers than those of the configuration, for now; nil ends that.
+func (n *nameserverParts) takeDetour(routes []nameserver.Route) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(routes) == 0 && len(n.detour) == 0 || len(n.settings.Upstreams) == 0 {
+		n.detour = routes
+		return nil
+	}
+	if err := n.server.Configure(withDetour(n.settings, routes)); err != nil {
+		return fmt.Errorf("nameserver: %w", err)
+	}
+	n.detour = routes
+	return nil
+}
+
+// withDetour adds routes, but for domains that the settings have a route for.
+func withDetour(s nameserver.Settings, routes []nameserver.Route) nameserver.Settings {
+	if len(s.Upstreams) == 0 {
+		return s
+	}
+	s.Routes = slices.Clone(s.Routes)
+	known := map[string]bool{}
+	for _, r := range s.Routes {
+		for _, d := range r.Domains {
+			known[dnsmon.CanonicalName(strings.TrimPrefix(d, "."))] = true
+		}
+	}
+	for _, r := range routes {
+		r.Domains = slices.DeleteFunc(slices.Clone(r.Domains), func(d string) bool { return known[d] })
+		if len(r.Domains) > 0 {
+			s.Routes = append(s.Routes, r)
+		}
+	}
+	return s
 }
 
 // announcedFor is how long a socket of the nameserver may take to send its first packet.
@@ -76,11 +125,13 @@ func (d *Daemon) announceQuery(p packet.Protocol, localPort uint16) error {
 	return d.firewall.PreAuthenticate(p, localPort, announcedFor) //nolint:wrapcheck // it names the port
 }
 
+// withdrawQuery takes back what announceQuery said.
+func (d *Daemon) withdrawQuery(p packet.Protocol, localPort uint16) {
+	d.firewall.Withdraw(p, localPort)
+}
+
 // configure tells a firewall what is ours.
 func (n *nameserverParts) configure(c *firewall.Config, listen []netip.AddrPort) {
-	if n.server == nil {
-		return
-	}
 	for _, a := range listen {
 		for _, p := range []packet.Protocol{packet.UDP, packet.TCP} {
 			c.Services = append(c.Services, firewall.Service{Protocol: p, Addr: a})
@@ -109,10 +160,7 @@ func (n *nameserverParts) listens(over4 bool) bool { //nolint:revive // says whi
 	return slices.ContainsFunc(n.server.Addrs(), func(a netip.AddrPort) bool { return a.Addr().Is4() == over4 })
 }
 
-// figures are for people and programs; nil without a nameserver.
+// figures are for people and programs.
 func (n *nameserverParts) figures() *api.Nameserver {
-	if n.server == nil {
-		return nil
-	}
 	return &api.Nameserver{Enabled: n.server.Enabled(), Addresses: n.server.Addrs(), Upstreams: n.server.Upstreams(), Stats: n.server.Stats()}
 }

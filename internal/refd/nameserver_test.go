@@ -14,11 +14,13 @@ import (
 	"github.com/weirfw/weir/internal/refd/config"
 	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/connstore"
 	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/netif"
 	"github.com/weirfw/weir/pkg/netscope"
 	"github.com/weirfw/weir/pkg/packet"
+	"github.com/weirfw/weir/pkg/procinfo"
 )
 
 // nameserverDaemon is the part of a daemon that a nameserver needs.
@@ -29,11 +31,19 @@ func nameserverDaemon(t *testing.T, change func(*config.Loaded)) *Daemon {
 		t.Fatal(err)
 	}
 	d := &Daemon{log: slog.New(slog.DiscardHandler), links: links, cfg: &config.Loaded{File: config.Default()}}
-	d.cfg.DNS.Nameserver.Listen = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}
-	change(d.cfg)
-	if err := d.buildNameserver(); err != nil {
+	if d.processes, err = procinfo.New(procinfo.Config{}); err != nil {
 		t.Fatal(err)
 	}
+	d.store = connstore.NewLive(connstore.Config{})
+	d.cfg.DNS.Nameserver.Listen = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}
+	change(d.cfg)
+	for _, build := range []func() error{d.buildNaming, d.buildConnectivity, d.buildSelfCheck, d.buildNameserver, d.buildGuard} {
+		if err := build(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := d.nameserver.queries
+	q.handler, q.guard, q.passes = &opinion{}, d.dns.Guard, d.online.passesName
 	return d
 }
 
@@ -80,20 +90,20 @@ func TestNameserverListensWhileEnabled(t *testing.T) {
 	}
 	cfg := d.cfg.DNS.Nameserver
 	cfg.Upstreams = nil
-	if restart, err := n.reload(&cfg); restart || err != nil {
-		t.Fatal(restart, err)
+	if err := n.reload(&cfg); err != nil {
+		t.Fatal(err)
 	}
 	listening(false)
 	if n.figures().Enabled {
 		t.Error("got enabled without servers")
 	}
 	cfg.Upstreams = []string{"192.0.2.2"}
-	if restart, err := n.reload(&cfg); restart || err != nil {
-		t.Fatal(restart, err)
+	if err := n.reload(&cfg); err != nil {
+		t.Fatal(err)
 	}
 	listening(true)
 	cfg.Upstreams = []string{"192.0.2.2", "192.0.2.2"}
-	if _, err := n.reload(&cfg); err == nil || len(n.figures().Upstreams) != 1 {
+	if err := n.reload(&cfg); err == nil || len(n.figures().Upstreams) != 1 {
 		t.Errorf("got %v; want an error, and the old servers", err)
 	}
 }
@@ -155,29 +165,29 @@ func TestWhatIsRedirected(t *testing.T) {
 	}
 }
 
-func TestNoNameserver(t *testing.T) {
+func TestDisabledNameserver(t *testing.T) {
 	d := nameserverDaemon(t, func(*config.Loaded) {})
 	n := &d.nameserver
-	if n.server != nil || n.module != nil || n.figures() != nil {
-		t.Error("got a nameserver without servers to ask")
+	if f := n.figures(); f.Enabled || len(f.Addresses) != 0 {
+		t.Errorf("got %+v without servers to ask", f)
 	}
 	_, errCache := (backend{d}).DNSCache(t.Context(), api.DNSRequest{})
 	_, errFlush := (backend{d}).DNSFlush(t.Context(), api.DNSRequest{})
-	if !errors.Is(errCache, api.ErrRefused) || !errors.Is(errFlush, api.ErrRefused) {
-		t.Errorf("got %v, %v; want refusals", errCache, errFlush)
+	_, errQuery := (backend{d}).DNSQuery(t.Context(), api.DNSQueryRequest{Name: "a.test"})
+	for _, err := range []error{errCache, errFlush, errQuery} {
+		if !errors.Is(err, api.ErrRefused) {
+			t.Errorf("got %v; want a refusal", err)
+		}
 	}
 	var fc firewall.Config
 	n.configure(&fc, d.cfg.DNS.Nameserver.Listen)
-	if fc.Services != nil || fc.ToNameserver != nil {
-		t.Errorf("got %+v; want nothing to be ours", fc.Services)
+	if fc.ToNameserver == nil || fc.ToNameserver(to("198.51.100.1:53", "")) {
+		t.Error("redirected, and nobody listens")
 	}
 	cfg := d.cfg.DNS.Nameserver
-	if restart, err := n.reload(&cfg); restart || err != nil {
-		t.Error(restart, err)
-	}
 	cfg.Upstreams = []string{"192.0.2.1"}
-	if restart, err := n.reload(&cfg); !restart || err != nil {
-		t.Errorf("got %v, %v; want a restart", restart, err)
+	if err := n.reload(&cfg); err != nil || !n.server.Enabled() {
+		t.Errorf("got %v, enabled %v; want it enabled without a restart", err, n.server.Enabled())
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weirfw/weir/internal/refd/api"
+	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/firewall/naming"
@@ -17,7 +18,7 @@ import (
 	"github.com/weirfw/weir/pkg/names"
 )
 
-// namingParts are where the names of connections come from. Without a source, all are nil.
+// namingParts are where the names of connections come from. Observer and monitor are nil if they are not asked for.
 type namingParts struct {
 	table    *names.Table
 	observer *naming.Observer
@@ -27,9 +28,6 @@ type namingParts struct {
 // buildNaming builds what the configuration asks for. That this system's resolver cannot be listened to is no reason not to run.
 func (d *Daemon) buildNaming() error {
 	cfg := d.cfg.DNS
-	if !cfg.Monitor && !cfg.Packets && !cfg.Nameserver.Enabled() {
-		return nil
-	}
 	var err error
 	if d.naming.table, err = names.New(names.Config{}); err != nil {
 		return fmt.Errorf("names: %w", err)
@@ -43,7 +41,7 @@ func (d *Daemon) buildNaming() error {
 		return nil
 	}
 	d.naming.monitor, err = dnsmon.New(dnsmon.Config{
-		Socket: cfg.ResolvedSocket, Handle: d.naming.heard, Report: d.resolverCondition, Logger: d.log.With("module", "resolver"),
+		Socket: cfg.ResolvedSocket, Handle: d.heard, Report: d.resolverCondition, Logger: d.log.With("module", "resolver"),
 	})
 	if errors.Is(err, errors.ErrUnsupported) {
 		d.log.Info("names come from DNS packets only", "err", err)
@@ -56,15 +54,30 @@ func (d *Daemon) buildNaming() error {
 }
 
 // heard takes what the system's resolver answered.
-func (n *namingParts) heard(a dnsmon.Answer) {
-	n.table.Add(names.Systemd, names.Asker{}, names.Resolve(&a)...)
+func (d *Daemon) heard(a dnsmon.Answer) {
+	d.naming.table.Add(names.Systemd, names.Asker{}, names.Resolve(&a)...)
+	d.check.heardName(&a)
 }
 
-// configure gives a firewall what there is. An interface must not hold a nil pointer.
-func (n *namingParts) configure(c *firewall.Config, wait time.Duration) {
-	if n.table != nil {
-		c.Names, c.NameWait = &naming.Finder{Table: n.table}, wait
+// patientFinder waits for names while there is anybody who could tell them.
+type patientFinder struct {
+	naming.Finder
+	hopes func() bool
+}
+
+// FindName implements firewall.NameFinder.
+func (f *patientFinder) FindName(ctx context.Context, s *conn.Snapshot, wait time.Duration) (firewall.Name, bool) {
+	if wait > 0 && !f.hopes() {
+		wait = 0
 	}
+	return f.Finder.FindName(ctx, s, wait)
+}
+
+// configure gives a firewall what there is. An interface must not hold a nil pointer. answers reports whether our nameserver does.
+func (n *namingParts) configure(c *firewall.Config, wait time.Duration, answers func() bool) {
+	c.Names, c.NameWait = &patientFinder{
+		naming.Finder{Table: n.table}, func() bool { return n.observer != nil || n.monitor != nil || answers() },
+	}, wait
 	if n.observer != nil {
 		c.Observer = n.observer
 	}
@@ -88,11 +101,8 @@ func (d *Daemon) resolverCondition(c dnsmon.Condition) {
 	d.resolver.States().Add(module.State{ID: c.ID, Name: "Names: " + c.ID, Message: c.Text, Severity: severity})
 }
 
-// figures are for people and programs; nil without names.
+// figures are for people and programs.
 func (n *namingParts) figures() *api.Names {
-	if n.table == nil {
-		return nil
-	}
 	f := &api.Names{Addresses: n.table.Len()}
 	if n.observer != nil {
 		f.PacketAnswers = n.observer.Answers()
@@ -106,9 +116,6 @@ func (n *namingParts) figures() *api.Names {
 
 // lookUp returns an address that programs were told for a domain, and the aliases that led to it.
 func (n *namingParts) lookUp(_ context.Context, domain string) (netip.Addr, []string, error) {
-	if n.table == nil {
-		return netip.Addr{}, nil, errUnknownDomain
-	}
 	for _, a := range n.table.Addrs(domain) {
 		for _, e := range n.table.All(a) {
 			if e.Domain == domain {

@@ -17,8 +17,9 @@ func TestResolveRemote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &namingParts{table: table}
-	n.heard(dnsmon.Answer{Asked: []string{"alias.test"}, Records: []dnsmon.Record{
+	d := &Daemon{naming: namingParts{table: table}}
+	n := &d.naming
+	d.heard(dnsmon.Answer{Asked: []string{"alias.test"}, Records: []dnsmon.Record{
 		{Name: "alias.test", Target: "node.test"}, {Name: "node.test", Addr: netip.MustParseAddr("2001:db8::1")},
 	}})
 	unknown := func(context.Context, string) (netip.Addr, []string, error) {
@@ -46,9 +47,6 @@ func TestResolveRemote(t *testing.T) {
 	r := api.ExplainRequest{Remote: "unknown.test:1"}
 	if _, err := resolveRemote(t.Context(), &r, n.lookUp, unknown); !errors.Is(err, api.ErrRefused) || !errors.Is(err, errUnknownDomain) {
 		t.Errorf("got %v; want both errors", err)
-	}
-	if f := (&namingParts{}).figures(); f != nil {
-		t.Errorf("got figures %+v without names", f)
 	}
 	if f := n.figures(); f == nil || f.Addresses != 1 {
 		t.Errorf("got %+v; want one address", f)

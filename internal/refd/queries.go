@@ -8,6 +8,7 @@ import (
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/firewall"
+	"github.com/weirfw/weir/pkg/firewall/dnsguard"
 	"github.com/weirfw/weir/pkg/firewall/naming"
 	"github.com/weirfw/weir/pkg/names"
 	"github.com/weirfw/weir/pkg/nameserver"
@@ -38,6 +39,9 @@ type queries struct {
 	rules   *rules.Live
 	handler handlerAsker
 	table   *names.Table
+	// guard knows names that are of use for going round us, passes those that are needed to get online.
+	guard  *dnsguard.Guard
+	passes func(name string) bool
 	// observe lets pass what would be refused.
 	observe bool
 	ownPID  int
@@ -62,6 +66,13 @@ func (d *queries) Decide(ctx context.Context, q nameserver.Query, a *nameserver.
 	if by, ok := d.handler.AskHandler(ctx, s); ok {
 		return d.enforced(by)
 	}
+	if d.passes(q.Name) {
+		return accepted(codePortal, "needed to get online, which this host is not")
+	}
+	if o := d.guard.DecideName(s.Process, s.Domain, s.CNAMEs); o.Decided {
+		o.Hit.Hit()
+		return d.enforced(o.Decision)
+	}
 	o, refused := d.rules.Load().RefusedName(s, a != nil)
 	if !refused {
 		return notRefused(a)
@@ -84,7 +95,14 @@ func (d *queries) DecideQuick(q nameserver.Query, a *nameserver.Answer) (verdict
 	if d.isOwn(who) {
 		return accepted(codeOwnQuery, "asked by this firewall itself"), true
 	}
-	if _, refused := d.rules.Load().RefusedName(snapshotOf(&q, who, a), a != nil); refused {
+	if d.passes(q.Name) {
+		return accepted(codePortal, "needed to get online, which this host is not"), true
+	}
+	s := snapshotOf(&q, who, a)
+	if d.guard.DecideName(s.Process, s.Domain, s.CNAMEs).Decided {
+		return verdict.Decision{}, false
+	}
+	if _, refused := d.rules.Load().RefusedName(s, a != nil); refused {
 		return verdict.Decision{}, false
 	}
 	return notRefused(a), true
@@ -152,6 +170,11 @@ func answerOf(q *nameserver.Query, r *nameserver.Reply) *dnsmon.Answer {
 	for _, alias := range r.Answer.CNAMEs {
 		a.Records = append(a.Records, dnsmon.Record{Name: name, TTL: r.TTL, Target: alias})
 		name = alias
+	}
+	if (q.Type == typeSVCB || q.Type == typeHTTPS) && len(r.Answer.Targets) == 1 {
+		// of several, nobody can tell whose the hints are
+		a.Records = append(a.Records, dnsmon.Record{Name: name, TTL: r.TTL, Target: r.Answer.Targets[0]})
+		name = r.Answer.Targets[0]
 	}
 	for _, addr := range r.Answer.Addrs {
 		a.Records = append(a.Records, dnsmon.Record{Name: name, TTL: r.TTL, Addr: addr})

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/firewall/dnsguard"
 	"github.com/weirfw/weir/pkg/names"
 	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/packet"
@@ -62,14 +63,16 @@ var (
 	elsewhere    = netip.MustParseAddrPort("10.77.0.1:53")
 	ours         = netip.MustParseAddrPort("127.0.0.17:53")
 	curl         = &conn.Process{PID: 7, StartTicks: 70, Path: "/usr/bin/curl"}
+	strict       = &conn.Process{PID: 9, StartTicks: 90, Path: "/usr/bin/strict"}
 	resolver     = &conn.Process{PID: 8, StartTicks: 80, Path: "/usr/lib/systemd/systemd-resolved"}
 )
 
 type queriesRig struct {
 	*queries
-	sockets *sockets
-	opinion *opinion
-	ids     uint64
+	sockets   *sockets
+	opinion   *opinion
+	ids       uint64
+	prevented []dnsguard.Bypass
 }
 
 func newQueriesRig(t *testing.T) *queriesRig {
@@ -92,6 +95,19 @@ func newQueriesRig(t *testing.T) *queriesRig {
 	r := &queriesRig{sockets: &sockets{of: map[[2]netip.AddrPort]*conn.Process{}}, opinion: &opinion{}}
 	r.queries = newQueries(r.sockets, live, table, false)
 	r.handler = r.opinion
+	known, err := dnsguard.KnownEndpoints()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.guard, err = dnsguard.New(dnsguard.Config{
+		Disabled: func() bool { return false }, Endpoints: known,
+		Prevents:  func(p *conn.Process) bool { return p == strict },
+		Prevented: func(b dnsguard.Bypass) { r.prevented = append(r.prevented, b) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.passes = func(name string) bool { return name == "portal.example.test" }
 	return r
 }
 
@@ -141,6 +157,8 @@ func TestQueriesAreDecidedByTheRulesOfWhoAsks(t *testing.T) {
 		{resolver, "open.test", 1, nameserver.Answer{CNAMEs: []string{"a.test", "x.curl.test"}}, verdict.Accept, ""},
 		{curl, "open.test", 65, nameserver.Answer{Targets: []string{"x.curl.test"}}, verdict.Block, "curl-no"},
 		{curl, "open.test", 15, nameserver.Answer{Targets: []string{"x.curl.test"}}, verdict.Accept, ""},
+		{curl, "dns.google", 1, nameserver.Answer{}, verdict.Accept, ""},
+		{curl, "portal.example.test", 1, nameserver.Answer{CNAMEs: []string{"x.curl.test"}}, verdict.Accept, ""},
 		{&conn.Process{PID: r.ownPID}, "example.test", 1, nameserver.Answer{}, verdict.Accept, ""},
 	} {
 		r.sockets.of[[2]netip.AddrPort{clientSocket, ours}] = tt.who
@@ -181,6 +199,28 @@ func TestQueriesAreShownToTheExternalHandler(t *testing.T) {
 	}
 	if _, ok := r.DecideQuick(r.query("open.test", 1), nil); ok {
 		t.Error("decided at once, beside the handler")
+	}
+}
+
+// Of programs that may not go round us, the names of servers of DNS over HTTPS are refused, and people are told.
+func TestNamesForGoingRoundAreRefused(t *testing.T) {
+	r := newQueriesRig(t)
+	r.sockets.of[[2]netip.AddrPort{clientSocket, ours}] = strict
+	for name, a := range map[string]nameserver.Answer{"dns.google": {}, "other.test": {CNAMEs: []string{"mozilla.cloudflare-dns.com"}}} {
+		r.prevented = nil
+		d := r.decide(t, r.query(name, 1), &a)
+		if d.Verdict != verdict.Block || d.Reason.Code != dnsguard.CodeBypass || len(r.prevented) != 1 || r.prevented[0].Domain != name {
+			t.Errorf("%s: got %+v, told %+v; want it blocked", name, d, r.prevented)
+		}
+		if d := r.preview(nameserver.Query{Name: name}, strict.Path, &a); d.Verdict != verdict.Accept {
+			t.Errorf("%s: got %+v; want what holds for another process", name, d)
+		}
+	}
+	if d := r.preview(nameserver.Query{Name: "a.test"}, curl.Path, &nameserver.Answer{CNAMEs: []string{"x.curl.test"}}); d.Reason.Rule != "curl-no" {
+		t.Errorf("got %+v; want curl's rule", d)
+	}
+	if hits := r.rules.Load().Hits(); hits["curl-no"] != 0 {
+		t.Errorf("got %v; want a preview to count nothing", hits)
 	}
 }
 
@@ -255,6 +295,13 @@ func TestNamesAreLearntFromAnswers(t *testing.T) {
 	if e.Source != names.Nameserver || e.Asker != (names.Asker{PID: 7, Start: 70}) || !slices.Equal(e.CNAMEs, []string{"b.test", "c.test"}) {
 		t.Errorf("got %+v", e)
 	}
+	// addresses of a service binding are hints about its target
+	reply.Answer.Targets = []string{"svc.test"}
+	r.answered(r.query("bound.test", typeHTTPS), reply)
+	if list := r.table.All(addr); list[0].Domain != "bound.test" || !slices.Equal(list[0].CNAMEs, []string{"b.test", "c.test", "svc.test"}) {
+		t.Errorf("got %+v; want the target as the last alias", list[0])
+	}
+	reply.Answer.Targets = nil
 	if e := learn(resolver, "other.test"); e.Asker != (names.Asker{}) {
 		t.Errorf("got %+v; want nobody in particular", e)
 	}

@@ -22,7 +22,7 @@ func openSource(cfg *config.Loaded, log *slog.Logger, repaired func()) (source, 
 	host := hostConfig(&cfg.File, log)
 	n := cfg.Netfilter
 	copyRange := 0 // headers are enough
-	if cfg.DNS.Packets {
+	if cfg.DNS.Packets || cfg.DNS.Inspect {
 		copyRange = dnsCopyRange
 	}
 	s, err := nfq.New(nfq.Config{
@@ -70,9 +70,9 @@ func hostConfig(cfg *config.File, log *slog.Logger) nfq.HostConfig {
 		host.Redirects.SplitTun = nfq.Redirect{To4: split.Listen4, To6: split.Listen6}
 	case config.SplitNone:
 	}
-	if dns := &cfg.DNS.Nameserver; dns.Enabled() {
-		host.Redirects.Nameserver.To4, host.Redirects.Nameserver.To6 = dns.Target(true), dns.Target(false)
-	}
+	// also without servers to ask: a reload may bring some
+	dns := &cfg.DNS.Nameserver
+	host.Redirects.Nameserver.To4, host.Redirects.Nameserver.To6 = dns.Target(true), dns.Target(false)
 	switch n.Variant {
 	case "nft":
 		host.Variant = nfq.VariantNFT

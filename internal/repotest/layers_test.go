@@ -42,8 +42,9 @@ var layers = map[string]layer{
 	"pkg/dnsmon":   layer0,
 	"pkg/module":   layer0,
 
-	"pkg/packet": layer1,
-	"pkg/names":  layer1,
+	"pkg/packet":     layer1,
+	"pkg/names":      layer1,
+	"pkg/filterlist": layer1,
 
 	"pkg/intercept": layer2,
 	"pkg/conn":      layer2,

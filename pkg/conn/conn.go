@@ -14,12 +14,13 @@ type Conn struct {
 	// fast is what the packet path needs: decided bit, action, route.
 	fast atomic.Uint32
 	// lastSeen is in nanoseconds of the Unix epoch, 0 if unknown.
-	lastSeen atomic.Int64
-	packets  atomic.Uint64
-	received atomic.Uint64
-	sent     atomic.Uint64
-	snapshot atomic.Pointer[Snapshot]
-	observed atomic.Bool
+	lastSeen   atomic.Int64
+	packets    atomic.Uint64
+	received   atomic.Uint64
+	sent       atomic.Uint64
+	snapshot   atomic.Pointer[Snapshot]
+	observed   atomic.Bool
+	inspection atomic.Uint32
 	// watch is set before anybody else knows the connection; nil is nobody.
 	watch func(*Conn)
 	// mu serialises writers of snapshot; readers need no lock.
@@ -111,6 +112,25 @@ func (c *Conn) Observe() { c.observed.Store(true) }
 
 // Observed reports whether Observe was called.
 func (c *Conn) Observed() bool { return c.observed.Load() }
+
+// Inspection says whether somebody decides about each packet of a connection.
+type Inspection uint32
+
+// The stages of an Inspection.
+const (
+	// NotInspected is the zero value: nobody has asked for it.
+	NotInspected Inspection = iota
+	// Inspected: each packet gets its own verdict.
+	Inspected
+	// InspectionDone: the inspector has seen enough, and said what holds from then on.
+	InspectionDone
+)
+
+// SetInspection notes how far an inspection is.
+func (c *Conn) SetInspection(i Inspection) { c.inspection.Store(uint32(i)) }
+
+// Inspection returns how far an inspection is.
+func (c *Conn) Inspection() Inspection { return Inspection(c.inspection.Load()) }
 
 // Saw counts a packet that the packet path saw, and takes its time if it has
 // one.

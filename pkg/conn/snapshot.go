@@ -77,8 +77,8 @@ type TunnelContext struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// Snapshot is the state of a connection at one time. It is immutable; its
-// pointers point to immutable values.
+// Snapshot is the state of a connection, or of a DNS query, at one time. It is
+// immutable; its pointers point to immutable values.
 type Snapshot struct {
 	ID        ID               `json:"id"`
 	Tuple     packet.Tuple     `json:"tuple"`
@@ -106,6 +106,9 @@ type Snapshot struct {
 	Enforced bool `json:"enforced"`
 	// Internal marks our own connections; they are not re-evaluated.
 	Internal bool `json:"internal,omitempty"`
+
+	// Query is set in the record of a DNS query, and nil in that of a connection.
+	Query *Query `json:"query,omitempty"`
 
 	Tunnel   *TunnelContext   `json:"tunnel,omitempty"`
 	SplitTun *SplitTunContext `json:"splitTun,omitempty"`

@@ -23,7 +23,10 @@ type Config struct {
 	// MaxEnded is how many ended connections are kept; default 10000, negative
 	// is none.
 	MaxEnded int
-	// KeepEnded is how long; default 10 minutes.
+	// MaxQueries is how many DNS queries are kept; default 10000, negative is
+	// none.
+	MaxQueries int
+	// KeepEnded is how long both are; default 10 minutes.
 	KeepEnded time.Duration
 	// RefusedIdle is after how much silence a connection counts as ended that
 	// was refused; default 1 minute.
@@ -40,6 +43,8 @@ type Config struct {
 	// Ended is called for each connection that ended, if set. It must not
 	// block and may be called from the packet path.
 	Ended func(s conn.Snapshot)
+	// QueryOver is the same for each DNS query that was answered or refused.
+	QueryOver func(s conn.Snapshot)
 }
 
 // datagramIdle is Linux' timeout for a UDP stream, and a little more.
@@ -75,6 +80,8 @@ type Live struct {
 	ended   []*conn.Snapshot
 	next    int    // of ended, once it is full
 	total   uint64 // how many were ever appended
+
+	queries queryRing
 }
 
 type liveShard struct {
@@ -88,6 +95,7 @@ type liveShard struct {
 func NewLive(cfg Config) *Live {
 	cfg.MaxLive = cmp.Or(cfg.MaxLive, 1<<18)
 	cfg.MaxEnded = cmp.Or(cfg.MaxEnded, 10_000)
+	cfg.MaxQueries = cmp.Or(cfg.MaxQueries, 10_000)
 	cfg.KeepEnded = cmp.Or(cfg.KeepEnded, 10*time.Minute)
 	cfg.RefusedIdle = cmp.Or(cfg.RefusedIdle, time.Minute)
 	cfg.WatchedIdle = cmp.Or(cfg.WatchedIdle, 150*time.Minute)
@@ -289,6 +297,7 @@ func (l *Live) Prune(now time.Time) int {
 		n += l.pruneShard(&l.shard[i], now)
 	}
 	l.pruneEnded(now)
+	l.queries.prune(now.Add(-l.cfg.KeepEnded))
 	return n
 }
 

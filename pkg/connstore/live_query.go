@@ -51,7 +51,17 @@ func (l *Live) Query(q Query) Page {
 }
 
 // collect returns what q selects, in no order.
-func (l *Live) collect(q *Query) []found {
+func (l *Live) collect(q *Query) (all []found) {
+	if q.Kind != OnlyQueries {
+		all = l.collectConns(q)
+	}
+	if q.Kind != OnlyConnections {
+		all = l.queries.collect(q, all)
+	}
+	return all
+}
+
+func (l *Live) collectConns(q *Query) []found {
 	var all []found
 	l.endedMu.Lock()
 	before := l.total

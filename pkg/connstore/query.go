@@ -11,10 +11,12 @@ import (
 	"github.com/weirfw/weir/pkg/verdict"
 )
 
-// Query asks a store for connections: which ones, in which order, one by one or in groups, and how they spread over time. Every
+// Query asks a store for records, which are connections and DNS queries: which ones, in which order, one by one or in groups, and how they spread over time. Every
 // store of this module answers it in the same way. A zero field does not restrict; the zero Query selects all, newest first. As JSON,
 // the names of choices and of fields are those that their String methods return.
 type Query struct {
+	// Kind selects connections or DNS queries.
+	Kind Kind `json:"kind,omitzero"`
 	// IDs selects connections by their numbers.
 	IDs []conn.ID `json:"ids,omitempty"`
 	// Text is a part of the app, the domain or one of its CNAMEs, the rule, or the remote address, in any case.
@@ -71,6 +73,8 @@ func (q *Query) Validate() error {
 		return fmt.Errorf("%w: %v needs groups", ErrQuery, q.Order)
 	case q.Direction >= Direction(len(directionNames)):
 		return fmt.Errorf("%w: no direction %d", ErrQuery, q.Direction)
+	case q.Kind >= Kind(len(kindNames)):
+		return fmt.Errorf("%w: no kind %d", ErrQuery, q.Kind)
 	case q.Life >= Life(len(lifeNames)):
 		return fmt.Errorf("%w: no life %d", ErrQuery, q.Life)
 	case q.GroupBy >= Field(len(fieldNames)):
@@ -96,6 +100,16 @@ const (
 	AnyDirection Direction = iota
 	OnlyOutbound
 	OnlyInbound
+)
+
+// Kind selects records by what they are about.
+type Kind uint8
+
+// The choices of Query.Kind.
+const (
+	ConnectionsAndQueries Kind = iota
+	OnlyConnections
+	OnlyQueries
 )
 
 // Life selects connections by whether they ended.

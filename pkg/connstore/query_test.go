@@ -48,7 +48,7 @@ func TestConformance(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	for _, q := range []connstore.Query{
-		{Order: 9}, {Order: connstore.MostConnectionsFirst}, {Direction: 3}, {Life: 3}, {GroupBy: 99}, {Every: time.Millisecond}, {Every: -time.Second},
+		{Order: 9}, {Order: connstore.MostConnectionsFirst}, {Direction: 3}, {Life: 3}, {Kind: 3}, {GroupBy: 99}, {Every: time.Millisecond}, {Every: -time.Second},
 		{Offset: -1}, {Limit: -1}, {Exactly: map[connstore.Field]string{connstore.NoField: ""}}, {Exactly: map[connstore.Field]string{99: "x"}},
 	} {
 		if err := q.Validate(); !errors.Is(err, connstore.ErrQuery) {
@@ -81,7 +81,7 @@ func TestJSON(t *testing.T) {
 	if out, err := json.Marshal(q); err != nil || string(out) != in {
 		t.Errorf("got %s, %v; want %s", out, err, in)
 	}
-	for _, bad := range []string{`{"order":"biggest"}`, `{"direction":"up"}`, `{"life":"dead"}`, `{"groupBy":"colour"}`, `{"exactly":{"colour":"red"}}`} {
+	for _, bad := range []string{`{"order":"biggest"}`, `{"direction":"up"}`, `{"life":"dead"}`, `{"kind":"odd"}`, `{"groupBy":"colour"}`, `{"exactly":{"colour":"red"}}`} {
 		if err := json.Unmarshal([]byte(bad), &q); !errors.Is(err, connstore.ErrQuery) {
 			t.Errorf("%s: got %v; want ErrQuery", bad, err)
 		}

@@ -9,6 +9,7 @@ import (
 //nolint:gochecknoglobals // tables that nobody writes
 var (
 	directionNames = []string{"any", "out", "in"}
+	kindNames      = []string{"any", "connections", "queries"}
 	lifeNames      = []string{"any", "live", "ended"}
 	orderNames     = []string{"newest", "oldest", "most-bytes", "last-seen", "most-connections"}
 	fieldNames     = []string{"none", "app", "domain", "address", "port", "verdict", "protocol", "direction", "rule", "interface"}
@@ -40,6 +41,18 @@ func (d Direction) MarshalText() ([]byte, error) { return []byte(d.String()), ni
 // UnmarshalText takes a name that String returns. The error wraps ErrQuery.
 func (d *Direction) UnmarshalText(text []byte) (err error) {
 	*d, err = choice[Direction](directionNames, "direction", text)
+	return err
+}
+
+// String returns "any", "connections" or "queries".
+func (k Kind) String() string { return word(kindNames, k) }
+
+// MarshalText returns what String does.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText takes a name that String returns. The error wraps ErrQuery.
+func (k *Kind) UnmarshalText(text []byte) (err error) {
+	*k, err = choice[Kind](kindNames, "kind", text)
 	return err
 }
 

@@ -72,6 +72,17 @@ type PacketObserver interface {
 	Observe(s *conn.Snapshot, p packet.Packet)
 }
 
+// Inspector decides about each packet of some accepted connections until it has seen enough, such as whether what goes to a nameserver
+// is DNS. The kernel decides nothing about them meanwhile.
+type Inspector interface {
+	// Inspects reports whether a connection that is accepted shall be inspected. It is asked more than once, also about connections
+	// that do not exist, and must be fast.
+	Inspects(s *conn.Snapshot) bool
+	// Inspect decides about one packet, in or out: Accept, Block or Drop; any other verdict fails it. With done, that is the
+	// decision about the connection from now on, and no more packets are shown. It must not block, and must not keep p.
+	Inspect(s *conn.Snapshot, p packet.Packet) (d verdict.Decision, done bool)
+}
+
 // Outcome is a Decider's answer.
 type Outcome struct {
 	// Decided is false if the Decider has no opinion: the next one is asked.
@@ -196,6 +207,8 @@ type Config struct {
 	NameWait time.Duration
 	// Observer is optional.
 	Observer PacketObserver
+	// Inspector is optional. It sees packets before Observer, which sees those that it accepts.
+	Inspector Inspector
 	// External is optional.
 	External *extverdict.Slot
 	// HandlerDeadline is how long the external handler may take; then it

@@ -57,6 +57,8 @@ type filtered struct {
 	byPolicy bool
 	// waited: the name is known, or it is of no use to wait for it any more.
 	waited bool
+	// inspected: the inspector has seen enough.
+	inspected bool
 }
 
 // redirects reports whether the connection takes another way.
@@ -350,7 +352,7 @@ func (f *Firewall) scopeOf(s *conn.Snapshot, r filtered) verdict.Scope {
 		return verdict.ScopePacket
 	case v != verdict.Accept && v != verdict.Block && v != verdict.Drop:
 		return verdict.ScopePacket
-	case v == verdict.Accept && !r.Internal && f.wanted(s):
+	case v == verdict.Accept && !r.Internal && (f.wanted(s) || !r.inspected && f.inspects(s)):
 		return verdict.ScopePacket
 	case s.Direction == packet.Outbound && toSelf(s):
 		// its mark would be saved to the connection, and the inbound side would

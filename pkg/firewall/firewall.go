@@ -175,7 +175,7 @@ func (f *Firewall) Lookup(i *packet.Info) (verdict.Action, uint8, bool) {
 		return 0, 0, false
 	}
 	action, route, ok := c.Action()
-	if !ok || c.Observed() || f.superseded(c, action, i) {
+	if !ok || c.Observed() || c.Inspection() == conn.Inspected || f.superseded(c, action, i) {
 		return 0, 0, false
 	}
 	f.saw(c, i)
@@ -285,8 +285,7 @@ func (f *Firewall) Handle(p packet.Packet) {
 			if action, route, ok := c.Action(); ok {
 				shard.mu.Unlock()
 				f.saw(c, i)
-				f.observe(c, p, action)
-				f.apply(p, action, route)
+				f.pass(c, p, action, route)
 				return
 			}
 		}

@@ -277,8 +277,7 @@ func (f *Firewall) carryOut(fl *flow, c *conn.Conn, r filtered) {
 			if lost {
 				f.apply(p, verdict.ActionDrop, 0)
 			} else {
-				f.observe(c, p, action)
-				f.apply(p, action, route)
+				action, route = f.pass(c, p, action, route)
 			}
 		}
 	}
@@ -300,6 +299,7 @@ func (f *Firewall) record(c *conn.Conn, r filtered) (verdict.Action, uint8) {
 	if f.observes(s) {
 		c.Observe()
 	}
+	f.beginInspection(c, s)
 	f.stats.verdicts[s.Decision.Verdict].Add(1)
 	f.queries.note(c, s)
 	return f.actionOf(s)

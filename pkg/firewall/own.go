@@ -42,6 +42,12 @@ func (f *Firewall) PreAuthenticate(p packet.Protocol, localPort uint16, ttl time
 	return nil
 }
 
+// Withdraw takes back what PreAuthenticate registered. Call it before closing a socket whose connection may never have begun: its port
+// can be another program's then.
+func (f *Firewall) Withdraw(p packet.Protocol, localPort uint16) {
+	f.preAuth.take(authPort{p, localPort}, time.Time{})
+}
+
 // take uses up a registration.
 func (a *preAuth) take(k authPort, now time.Time) bool {
 	if a.n.Load() == 0 {

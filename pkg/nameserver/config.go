@@ -62,6 +62,9 @@ type Config struct {
 	// Announce is told of each socket that asks an upstream server, after it has its local port and before it sends: a
 	// firewall can let it through then. An error keeps the socket from being used. Optional.
 	Announce func(p packet.Protocol, localPort uint16) error
+	// Withdraw is told when such a socket is about to be closed, or could not be connected: its port may be anybody's from then
+	// on. Optional.
+	Withdraw func(p packet.Protocol, localPort uint16)
 	// IsLocal reports whether an address is this host's, for Settings.AnyClient. Optional; the default asks the system, and
 	// again after 5 s.
 	IsLocal func(netip.Addr) bool

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 
 	"github.com/weirfw/weir/pkg/packet"
 )
@@ -12,6 +13,19 @@ import (
 // dialer makes the sockets that ask upstream servers.
 type dialer struct {
 	announce func(p packet.Protocol, localPort uint16) error
+	withdraw func(p packet.Protocol, localPort uint16)
+}
+
+// announced is a socket that takes its announcement back when it is closed: while it has its port, nobody else can.
+type announced struct {
+	net.Conn
+	withdraw func()
+}
+
+// Close implements net.Conn.
+func (a *announced) Close() error {
+	a.withdraw()
+	return a.Conn.Close() //nolint:wrapcheck // it is that connection's own
 }
 
 // dial connects to an upstream server from a random port, which is announced first.
@@ -28,7 +42,13 @@ func (d *dialer) dial(ctx context.Context, p packet.Protocol, to netip.AddrPort)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %v: %w", to, err)
 	}
-	return c, nil
+	return &announced{c, sync.OnceFunc(func() { d.takeBack(p, portOf(c)) })}, nil
+}
+
+func (d *dialer) takeBack(p packet.Protocol, port uint16) {
+	if d.withdraw != nil && port != 0 {
+		d.withdraw(p, port)
+	}
 }
 
 func (d *dialer) tell(p packet.Protocol, port uint16) error {

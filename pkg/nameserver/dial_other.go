@@ -32,7 +32,10 @@ func (d *dialer) connect(ctx context.Context, p packet.Protocol, network string,
 		if err := d.tell(p, uint16(port)); err != nil {
 			return nil, err
 		}
-		if c, err = nd.DialContext(ctx, network, to.String()); err == nil || ctx.Err() != nil {
+		if c, err = nd.DialContext(ctx, network, to.String()); err == nil {
+			break
+		}
+		if d.takeBack(p, uint16(port)); ctx.Err() != nil {
 			break
 		}
 	}

@@ -3,6 +3,7 @@ package nameserver_test
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -112,6 +113,10 @@ func TestRecovery(t *testing.T) {
 		t.Fatal("no state for a server that fails")
 	}
 	first.set(truth)
+	second.set(func(q *dns.Msg, tcp bool) *dns.Msg {
+		time.Sleep(50 * time.Millisecond) // farther away: of two equals, any may win
+		return truth(q, tcp)
+	})
 	eventually(t, "recovered", func() bool {
 		r.want("a.test", dns.TypeA, "192.0.2.1")
 		return r.state(id) == "" && !r.Upstreams()[0].Failing
@@ -335,9 +340,14 @@ func TestAnnounce(t *testing.T) {
 		{"https://ADDR", doh(t, cert, 0, truth), packet.TCP},
 	} {
 		var mu sync.Mutex
-		var announced []uint16
+		var announced, withdrawn []uint16
 		r := run(t, nameserver.Config{
 			RootCAs: roots,
+			Withdraw: func(_ packet.Protocol, port uint16) {
+				mu.Lock()
+				defer mu.Unlock()
+				withdrawn = append(withdrawn, port)
+			},
 			Announce: func(p packet.Protocol, port uint16) error {
 				if p != c.proto {
 					t.Errorf("%s: got %v; want %v", c.format, p, c.proto)
@@ -355,10 +365,27 @@ func TestAnnounce(t *testing.T) {
 			t.Errorf("%s: got ports %v announced; want one", c.format, announced)
 		}
 		mu.Unlock()
+		r.stop()
+		mu.Lock()
+		if !slices.Equal(withdrawn, announced) {
+			t.Errorf("%s: got ports %v withdrawn; want %v", c.format, withdrawn, announced)
+		}
+		mu.Unlock()
+	}
+	// One that leads nowhere is taken back.
+	var left atomic.Int64
+	r := run(t, nameserver.Config{
+		Announce: func(packet.Protocol, uint16) error { left.Add(1); return nil },
+		Withdraw: func(packet.Protocol, uint16) { left.Add(-1) },
+		Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{{Protocol: nameserver.PlainTCP, Addr: netip.MustParseAddrPort("127.0.0.1:1")}}},
+	})
+	r.want("a.test", dns.TypeA, "SERVFAIL")
+	if n := left.Load(); n != 0 {
+		t.Errorf("got %d announcements that hold; want none", n)
 	}
 	// One that may not be used is not.
 	f := plain(t, truth)
-	r := run(t, nameserver.Config{
+	r = run(t, nameserver.Config{
 		Announce: func(packet.Protocol, uint16) error { return net.ErrClosed },
 		Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR"), f.upstream(t, "tcp://ADDR")}},
 	})

@@ -114,6 +114,15 @@ func (z *zone) reply(q *dns.Msg) *dns.Msg {
 	return m
 }
 
+// yes answers every question of type A with the address 192.0.2.1.
+func yes(t testing.TB, q *dns.Msg) *dns.Msg {
+	m := new(dns.Msg).SetReply(q)
+	m.Answer = []dns.RR{rr(t, q.Question[0].Name+" 300 IN A 192.0.2.1")}
+	return m
+}
+
+func zoneReply(z *zone) respond { return func(q *dns.Msg, _ bool) *dns.Msg { return z.reply(q) } }
+
 // respond is what a fake server does with a query; nil is silence.
 type respond func(q *dns.Msg, tcp bool) *dns.Msg
 
@@ -380,6 +389,22 @@ func (r *rig) want(name string, qtype uint16, want string) {
 	r.t.Helper()
 	if got := first(r.ask(name, qtype)); got != want {
 		r.t.Errorf("%s %s: got %q; want %q", name, dns.TypeToString[qtype], got, want)
+	}
+}
+
+// wantAll asks for names at the same time, and wants what yes answers.
+func (r *rig) wantAll(names []string) (wait func()) {
+	done := make(chan string)
+	for _, name := range names {
+		go func() { done <- first(r.ask(name, dns.TypeA)) }()
+	}
+	return func() {
+		r.t.Helper()
+		for range names {
+			if got := <-done; got != "192.0.2.1" {
+				r.t.Errorf("got %q; want 192.0.2.1", got)
+			}
+		}
 	}
 }
 

@@ -2,8 +2,11 @@ package nameserver
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -22,6 +25,23 @@ func (t Type) String() string {
 	}
 	return "TYPE" + strconv.Itoa(int(t))
 }
+
+// ParseType takes what String returns, in any case. The error wraps ErrType.
+func ParseType(s string) (Type, error) {
+	name := strings.ToUpper(s)
+	if n, ok := dns.StringToType[name]; ok {
+		return Type(n), nil
+	}
+	if digits, ok := strings.CutPrefix(name, "TYPE"); ok {
+		if n, err := strconv.ParseUint(digits, 10, 16); err == nil {
+			return Type(n), nil
+		}
+	}
+	return 0, fmt.Errorf("%w %q: write it like AAAA or TYPE65", ErrType, s)
+}
+
+// ErrType is wrapped by errors about a type that is not known.
+var ErrType = errors.New("nameserver: unknown type of records")
 
 // MarshalText implements encoding.TextMarshaler.
 func (t Type) MarshalText() ([]byte, error) { return []byte(t.String()), nil }

@@ -64,7 +64,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, cache: newCache(cfg.CacheBytes), dialer: dialer{announce: cfg.Announce},
+		cfg: cfg, cache: newCache(cfg.CacheBytes), dialer: dialer{cfg.Announce, cfg.Withdraw},
 		slots: make(chan struct{}, cfg.MaxQueries), changed: make(chan struct{}), ctx: context.Background(),
 	}
 	s.quick, _ = cfg.Decider.(QuickDecider)

@@ -1,9 +1,8 @@
 package nameserver_test
 
 import (
-	"context"
 	"errors"
-	"net/netip"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -13,8 +12,6 @@ import (
 
 	"github.com/weirfw/weir/pkg/nameserver"
 )
-
-func zoneReply(z *zone) respond { return func(q *dns.Msg, _ bool) *dns.Msg { return z.reply(q) } }
 
 func TestForward(t *testing.T) {
 	noLeaks(t)
@@ -67,22 +64,13 @@ func TestForward(t *testing.T) {
 func TestStreamIsShared(t *testing.T) {
 	noLeaks(t)
 	cert, roots := certificate(t)
-	f := dot(t, cert, func(q *dns.Msg, _ bool) *dns.Msg {
-		m := new(dns.Msg)
-		m.SetReply(q)
-		m.Answer = []dns.RR{rr(t, q.Question[0].Name+" 300 IN A 192.0.2.1")}
-		return m
-	})
+	f := dot(t, cert, func(q *dns.Msg, _ bool) *dns.Msg { return yes(t, q) })
 	r := run(t, nameserver.Config{RootCAs: roots, Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "tls://ADDR")}}})
-	done := make(chan string)
+	var names []string
 	for i := range 50 {
-		go func() { done <- first(r.ask("n"+string(rune('a'+i%26))+string(rune('a'+i/26))+".test", dns.TypeA)) }()
+		names = append(names, fmt.Sprintf("n%d.test", i))
 	}
-	for range 50 {
-		if got := <-done; got != "192.0.2.1" {
-			t.Errorf("got %q; want 192.0.2.1", got)
-		}
-	}
+	r.wantAll(names)()
 	if n := f.dials.Load(); n != 1 {
 		t.Errorf("got %d connections; want 1", n)
 	}
@@ -93,25 +81,15 @@ func TestCoalescing(t *testing.T) {
 	release := make(chan struct{})
 	f := plain(t, func(q *dns.Msg, _ bool) *dns.Msg {
 		<-release
-		m := new(dns.Msg)
-		m.SetReply(q)
-		m.Answer = []dns.RR{rr(t, q.Question[0].Name+" 300 IN A 192.0.2.1")}
-		return m
+		return yes(t, q)
 	})
 	r := run(t, nameserver.Config{Settings: nameserver.Settings{
 		Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR")}, FailoverAfter: limit, Timeout: 2 * limit,
 	}})
-	done := make(chan string)
-	for range 20 {
-		go func() { done <- first(r.ask("a.test", dns.TypeA)) }()
-	}
+	wait := r.wantAll(slices.Repeat([]string{"a.test"}, 20))
 	eventually(t, "19 have joined", func() bool { return r.Stats().Joined == 19 })
 	close(release)
-	for range 20 {
-		if got := <-done; got != "192.0.2.1" {
-			t.Errorf("got %q; want 192.0.2.1", got)
-		}
-	}
+	wait()
 	if n := f.queries.Load(); n != 1 {
 		t.Errorf("got %d queries; want 1", n)
 	}
@@ -140,120 +118,6 @@ func TestRoutes(t *testing.T) {
 	r.want("other.corp.test", dns.TypeA, "SERVFAIL")
 	if n := world.queries.Load(); n != before {
 		t.Errorf("got %d queries at the other server; want none", n-before)
-	}
-}
-
-func TestDisabledAndConfigure(t *testing.T) {
-	noLeaks(t)
-	z := newZone(t, "a.test. 300 IN A 192.0.2.1")
-	f := plain(t, zoneReply(z))
-	told := make(chan []netip.AddrPort, 100)
-	r := run(t, nameserver.Config{OnListen: func(addrs []netip.AddrPort) { told <- addrs }})
-	if r.Enabled() || len(r.Addrs()) != 0 {
-		t.Errorf("without upstreams: got enabled %v, listening on %v", r.Enabled(), r.Addrs())
-	}
-	if _, err := r.Lookup(t.Context(), "a.test", nameserver.Type(dns.TypeA)); !errors.Is(err, nameserver.ErrDisabled) {
-		t.Errorf("lookup: got %v; want ErrDisabled", err)
-	}
-	enable := func(s nameserver.Settings) {
-		t.Helper()
-		if err := r.Configure(s); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "listening", func() bool { return len(r.Addrs()) == 1 })
-		r.addr = r.Addrs()[0].String()
-	}
-	for range 3 {
-		enable(nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR")}})
-		if !r.Enabled() {
-			t.Error("got disabled")
-		}
-		if got := <-told; !slices.Equal(got, r.Addrs()) {
-			t.Errorf("got %v; want to be told %v", got, r.Addrs())
-		}
-		r.want("a.test", dns.TypeA, "192.0.2.1")
-		if err := r.Configure(nameserver.Settings{}); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "no longer listening", func() bool { return len(r.Addrs()) == 0 })
-		if got := <-told; len(got) != 0 {
-			t.Errorf("got %v; want to be told of the end", got)
-		}
-	}
-
-	// A change of servers: nothing of the old one is remembered.
-	enable(nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR")}})
-	r.want("a.test", dns.TypeA, "192.0.2.1")
-	other := plain(t, zoneReply(newZone(t, "a.test. 300 IN A 192.0.2.99")))
-	enable(nameserver.Settings{Upstreams: []nameserver.Upstream{other.upstream(t, "tcp://ADDR")}})
-	r.want("a.test", dns.TypeA, "192.0.2.99")
-
-	if err := r.Configure(nameserver.Settings{Upstreams: []nameserver.Upstream{{}}}); !errors.Is(err, nameserver.ErrConfig) {
-		t.Errorf("got %v; want ErrConfig", err)
-	}
-	r.want("a.test", dns.TypeA, "192.0.2.99")
-}
-
-// TestConfigureUnderWay changes the servers while a query waits for one that says nothing.
-func TestConfigureUnderWay(t *testing.T) {
-	noLeaks(t)
-	mute := plain(t, func(*dns.Msg, bool) *dns.Msg { return nil })
-	f := plain(t, zoneReply(newZone(t, "a.test. 300 IN A 192.0.2.1")))
-	r := run(t, nameserver.Config{Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{mute.upstream(t, "tcp://ADDR")}, Timeout: limit}})
-	got := make(chan string)
-	go func() { got <- first(r.ask("a.test", dns.TypeA)) }()
-	eventually(t, "asked", func() bool { return mute.queries.Load() > 0 })
-	if err := r.Configure(nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR")}}); err != nil {
-		t.Fatal(err)
-	}
-	if g := <-got; g != "192.0.2.1" {
-		t.Errorf("got %q; want the new server's answer", g)
-	}
-}
-
-func TestRunTwice(t *testing.T) {
-	noLeaks(t)
-	f := plain(t, zoneReply(newZone(t, "a.test. 300 IN A 192.0.2.1")))
-	r := with(t, f.upstream(t, "tcp://ADDR"))
-	r.want("a.test", dns.TypeA, "192.0.2.1")
-	if err := r.Run(t.Context(), nil); !errors.Is(err, nameserver.ErrRunning) {
-		t.Errorf("got %v; want ErrRunning", err)
-	}
-	r.stop()
-	if _, err := r.Lookup(t.Context(), "a.test", 1); !errors.Is(err, nameserver.ErrStopped) {
-		t.Errorf("got %v; want ErrStopped", err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	ready := make(chan struct{})
-	go func() { done <- r.Run(ctx, func() { close(ready) }) }()
-	<-ready
-	r.Flush()
-	r.addr = r.Addrs()[0].String()
-	r.want("a.test", dns.TypeA, "192.0.2.1")
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestListenTaken(t *testing.T) {
-	noLeaks(t)
-	f := plain(t, zoneReply(newZone(t)))
-	first := with(t, f.upstream(t, "ADDR"))
-	taken := netip.MustParseAddrPort(first.addr)
-	states := first.states
-	s, err := nameserver.New(nameserver.Config{
-		Listen: []netip.AddrPort{taken}, States: states, Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR")}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Run(t.Context(), func() { t.Error("ready") }); err == nil || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("got %v; want that the address is in use", err)
-	}
-	if msg := first.state("listen"); !strings.Contains(msg, taken.String()) {
-		t.Errorf("got state %q; want the address", msg)
 	}
 }
 
@@ -296,55 +160,4 @@ func TestLookupCacheFlush(t *testing.T) {
 	if st := r.Stats(); st.Cached != 0 || st.CacheBytes != 0 {
 		t.Errorf("got %+v; want an empty cache", st)
 	}
-}
-
-func TestLocalNames(t *testing.T) {
-	noLeaks(t)
-	f := plain(t, zoneReply(newZone(t, "use-application-dns.net. 60 IN A 192.0.2.1")))
-	r := run(t, nameserver.Config{
-		HostName: "Workstation", HostAddrs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("10.1.2.3")} },
-		Own: func(q nameserver.Query) ([]netip.Addr, bool) {
-			return []netip.Addr{nameserver.SinkholeV4, nameserver.SinkholeV6}, q.Name == "check.weir.internal"
-		},
-		Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR")}, RefuseCanary: true},
-	})
-	for _, c := range []struct {
-		name  string
-		qtype uint16
-		want  string
-	}{
-		{"localhost", dns.TypeA, "127.0.0.1"},
-		{"LocalHost", dns.TypeAAAA, "::1"},
-		{"x.localhost", dns.TypeA, "127.0.0.1"},
-		{"localhost", dns.TypeMX, "NOERROR"},
-		{"workstation", dns.TypeA, "10.1.2.3"},
-		{"workstation", dns.TypeAAAA, "NOERROR"},
-		{"check.weir.internal", dns.TypeA, "0.0.0.17"},
-		{"check.weir.internal", dns.TypeAAAA, "::17"},
-		{"a.invalid", dns.TypeA, "NXDOMAIN"},
-		{"a.onion", dns.TypeA, "NXDOMAIN"},
-		{"1.0.0.127.in-addr.arpa", dns.TypePTR, "localhost."},
-		{"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa", dns.TypePTR, "localhost."},
-		{"1.0.0.127.in-addr.arpa", dns.TypeTXT, "NOERROR"},
-		{nameserver.Canary, dns.TypeA, "NXDOMAIN"},
-	} {
-		r.want(c.name, c.qtype, c.want)
-	}
-	if n := f.queries.Load(); n != 0 {
-		t.Errorf("got %d queries; want none to leave the host", n)
-	}
-	s := r.Settings()
-	s.RefuseCanary = false
-	if err := r.Configure(s); err != nil {
-		t.Fatal(err)
-	}
-	r.want(nameserver.Canary, dns.TypeA, "192.0.2.1")
-}
-
-func TestRebindProtection(t *testing.T) {
-	noLeaks(t)
-	// The server's address is this host's, so protection spares it; Global servers are tested inside the package.
-	f := plain(t, zoneReply(newZone(t, "router.test. 60 IN A 192.168.0.1")))
-	r := run(t, nameserver.Config{Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR")}, RebindProtection: true}})
-	r.want("router.test", dns.TypeA, "192.168.0.1")
 }

@@ -67,6 +67,7 @@ type block struct {
 	remote     dimension
 	scopes     [maxScopes]*bitset
 	domain     *bitset // all rules with domains
+	lists      []blockList
 	remotePort dimension
 	localPort  dimension
 	class      classes
@@ -106,8 +107,8 @@ type icmpTable struct {
 
 // operand is the rules that one condition lets through: the union of sets.
 type operand struct {
-	// remote has the most: any, address, scope, names and further names
-	sets [4 + maxNodes]*bitset
+	// remote has the most: any, address, scope, lists, names and further names
+	sets [5 + maxNodes]*bitset
 	n    int
 }
 
@@ -238,6 +239,9 @@ func (b *block) remoteOperand(q *query, op *operand) {
 	}
 	if s := bits.TrailingZeros16(uint16(q.scopes)); s < maxScopes {
 		op.add(b.scopes[s])
+	}
+	if q.inLists != 0 && b.lists != nil {
+		op.add(b.inLists(q))
 	}
 	if b.domain == nil {
 		return

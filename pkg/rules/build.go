@@ -17,7 +17,7 @@ func (c *listBuilder) build(rules []*rule, firstSlot int) (l list, slots int) {
 	l.rules = rules
 	for i, r := range rules {
 		r.pos = i
-		if r.remote != nil && !r.remote.domains.empty() {
+		if r.remote != nil && r.remote.named() {
 			c.hasDomains = true
 		}
 	}
@@ -39,6 +39,7 @@ func (c *listBuilder) newBlock(rules []*rule) *block {
 	b := &block{number: c.numBlocks, rules: rules}
 	c.numBlocks++
 	b.buildRemote(c.domains)
+	b.buildLists()
 	b.remotePort.build(rules, func(r *rule) (spans, bool) { return r.remotePorts, r.remotePorts != nil })
 	b.localPort.build(rules, func(r *rule) (spans, bool) { return r.localPorts, r.localPorts != nil })
 	b.class.build(rules)
@@ -89,12 +90,12 @@ func (b *block) buildRemote(domains domainTable) {
 		}
 		if !r.remote.domains.empty() {
 			domain.set(i)
-			for e := range other {
-				if effect(e) != r.effect {
-					other[e].set(i)
-				}
-			}
 			domains.add(r.remote.domains.keys, blockRule{b, i})
+		}
+		for e := range other {
+			if effect(e) != r.effect && r.remote.named() {
+				other[e].set(i)
+			}
 		}
 	}
 	b.domain = domain.freeze()

@@ -142,10 +142,19 @@ func (c *compiler) app(path string, number int32, a *AppProfile) []*rule {
 			m.profile = number
 		}
 	}
-	c.set.profiles = append(c.set.profiles, profile{id: a.ID, fallback: newFallback(a.Default, a.ID)})
+	c.set.profiles = append(c.set.profiles, profile{
+		id: a.ID, fallback: newFallback(a.Default, a.ID), preventDNSBypass: cloneBool(a.PreventDNSBypass),
+	})
 	rules := c.rules(path+".rules", LayerApp, a.ID, a.Rules)
 	c.splits = append(c.splits, c.split(path+".split", LayerApp, a.ID, &a.Split))
 	return rules
+}
+
+func cloneBool(b *bool) *bool {
+	if b == nil {
+		return nil
+	}
+	return new(*b)
 }
 
 // id checks an id and that seen does not have it yet.
@@ -269,7 +278,7 @@ func (c *compiler) remote(path string, r *rule) {
 	if len(r.src.Remote) == 0 {
 		return
 	}
-	var p remoteParser
+	p := remoteParser{from: &c.set.lists}
 	for i, s := range r.src.Remote {
 		c.bad(path+"["+strconv.Itoa(i)+"]", p.add(s))
 	}

@@ -25,6 +25,7 @@ type Set struct {
 	domains    domainTable
 	hasDomains bool
 	split      splitter
+	lists      listTable
 	// ignoreCNAMEs: only the name that was asked for counts.
 	ignoreCNAMEs bool
 
@@ -41,6 +42,8 @@ type profile struct {
 	list     list
 	// split is shared by all profiles that say nothing about it.
 	split *splitPolicy
+	// preventDNSBypass is nil where the profile does not say.
+	preventDNSBypass *bool
 }
 
 // Outcome is what a Set says about a connection.
@@ -149,6 +152,7 @@ func (t *Set) prepare(q *query, s *conn.Snapshot) {
 	if t.hasDomains {
 		q.setDomains(t.domains, s.Domain, t.cnamesOf(s))
 	}
+	q.setLists(&t.lists, s.Tuple.Remote.Addr())
 }
 
 // fill sets what the packet says.
@@ -187,6 +191,19 @@ func (t *Set) Profile(p *conn.Process) (id string, ok bool) {
 		return "", false
 	}
 	return t.profiles[v.profile].id, true
+}
+
+// PreventsDNSBypass reports whether a process may not go round the system's DNS: as its profile says, otherwise where that says nothing,
+// or there is none.
+func (t *Set) PreventsDNSBypass(p *conn.Process, otherwise bool) bool { //nolint:revive // the setting for all
+	if t == nil {
+		return otherwise
+	}
+	v := t.viewOf(p)
+	if v.profile < 0 || t.profiles[v.profile].preventDNSBypass == nil {
+		return otherwise
+	}
+	return *t.profiles[v.profile].preventDNSBypass
 }
 
 // Rules returns all rules in the order of the Config: those of the apps, then

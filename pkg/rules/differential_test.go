@@ -13,7 +13,7 @@ func compare(t *testing.T, w *world, cfg rules.Config, n int) {
 	t.Helper()
 	var names rules.Interfaces
 	names.Store(worldInterfaces())
-	set := compile(t, cfg, rules.WithInterfaces(&names))
+	set := compile(t, cfg, rules.WithInterfaces(&names), withWorldLists(t))
 	twin := &reference{cfg, worldInterfaces()}
 	for range n {
 		s := w.snapshot()

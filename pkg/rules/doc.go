@@ -38,7 +38,8 @@
 //     global-multicast, broadcast, unknown, and the groups lan, local and
 //     multicast), and domains: "example.org" is that name only,
 //     "*.example.org" the names below it, ".example.org" both. A name of one
-//     label is written with a dot at its end: "nas.".
+//     label is written with a dot at its end: "nas.". "list:ads" is whatever
+//     is in the list of that name, see [WithLists].
 //   - Ports: "80,443,8000-8100".
 //   - ICMP: type names such as "echo", or numbers as in "icmp:13" and
 //     "icmpv6:135".

@@ -100,7 +100,7 @@ func (t *Set) explainList(steps []Step, q *query, s *conn.Snapshot, rules []*rul
 			step.Result = MaybeMatch
 			step.Why = "the domain is not known; the rule is for " + strings.Join(r.src.Remote, ", ")
 		case yes:
-			step.Result, step.Why = Decided, r.whyYes(q, s)
+			step.Result, step.Why = Decided, t.whyYes(r, q, s)
 		}
 		steps = append(steps, step)
 		if match == yes {
@@ -205,7 +205,7 @@ func remoteText(s *conn.Snapshot, q *query) string {
 }
 
 // whyYes lists the conditions, which all hold.
-func (r *rule) whyYes(q *query, s *conn.Snapshot) string {
+func (t *Set) whyYes(r *rule, q *query, s *conn.Snapshot) string {
 	var parts []string
 	add := func(given bool, text string) {
 		if given {
@@ -219,7 +219,7 @@ func (r *rule) whyYes(q *query, s *conn.Snapshot) string {
 	add(r.remotePorts != nil, "remote port "+strconv.Itoa(int(s.Tuple.Remote.Port()))+" is in "+r.src.RemotePorts)
 	add(r.localPorts != nil, "local port "+strconv.Itoa(int(s.Tuple.Local.Port()))+" is in "+r.src.LocalPorts)
 	add(r.interfaces != nil, "interface is in "+strings.Join(r.src.Interfaces, ", "))
-	add(r.remote != nil, "remote "+remoteText(s, q)+" is in "+r.remoteEntry(q))
+	add(r.remote != nil, "remote "+remoteText(s, q)+" is in "+t.remoteEntry(r, q))
 	if len(parts) == 0 {
 		return "the rule has no conditions"
 	}
@@ -227,8 +227,11 @@ func (r *rule) whyYes(q *query, s *conn.Snapshot) string {
 }
 
 // remoteEntry returns the first entry of the rule's list that matches.
-func (r *rule) remoteEntry(q *query) string {
+func (t *Set) remoteEntry(r *rule, q *query) string {
 	for _, text := range r.src.Remote {
+		if t.lists.bit(text)&q.inLists != 0 {
+			return text
+		}
 		var p remoteParser
 		if p.add(text) == nil && p.done().match(q) == yes {
 			return text

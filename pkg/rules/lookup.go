@@ -62,7 +62,7 @@ func (l *lookup) concerns(r *rule) bool {
 	switch m := r.remote; {
 	case !r.direction.has(packet.Outbound), r.app >= 0 && !l.query.view.has(r.app):
 		return false
-	case m == nil, len(m.addrs) > 0, m.scopes != 0, l.anyAlias:
+	case m == nil, len(m.addrs) > 0, m.scopes != 0, m.lists.addrs, l.anyAlias:
 		return true
 	default:
 		return m.match(l.query) == yes

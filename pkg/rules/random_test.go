@@ -131,7 +131,7 @@ func (w *world) domain() string {
 
 func (w *world) remote() string {
 	a := w.addr()
-	switch w.IntN(6) {
+	switch w.IntN(7) {
 	case 0:
 		return a.String()
 	case 1:
@@ -144,6 +144,8 @@ func (w *world) remote() string {
 		return netip.PrefixFrom(a, w.IntN(a.BitLen()+1)).Masked().String()
 	case 3:
 		return pick(w, "host", "link", "site", "global", "lan", "local", "multicast", "broadcast", "local-multicast", "unknown")
+	case 6:
+		return "list:" + pick(w, "names", "addrs", "both", "none")
 	case 4:
 		return pick(w, "*.", ".") + strings.TrimSuffix(w.domain(), ".")
 	}

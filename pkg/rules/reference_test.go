@@ -234,6 +234,13 @@ func refPorts(list string, port uint16) bool {
 
 // refRemote also says whether the entry is a domain.
 func refRemote(e string, s *conn.Snapshot) (ok, domain bool) {
+	if name, isList := strings.CutPrefix(e, "list:"); isList {
+		for _, entry := range worldLists()[name] {
+			in, isDomain := refRemote(entry, s)
+			ok, domain = ok || in, domain || isDomain
+		}
+		return ok, domain
+	}
 	a := s.Tuple.Remote.Addr()
 	if p, err := netip.ParsePrefix(e); err == nil {
 		return p.Contains(a), false

@@ -22,7 +22,11 @@ type remote struct {
 	addrs   spans
 	scopes  scopeSet
 	domains domainSet
+	lists   listUse
 }
+
+// named reports whether the name of the other side can matter.
+func (r *remote) named() bool { return !r.domains.empty() || r.lists.names }
 
 const scopesHint = "scopes are host, link, site, global, local-multicast, global-multicast, broadcast, unknown, lan, local, multicast"
 
@@ -57,6 +61,9 @@ type remoteParser struct {
 	spans   []span
 	scopes  scopeSet
 	domains []string
+	lists   listUse
+	// from has the lists that entries can name.
+	from *listTable
 }
 
 // add reads an entry. What it is follows from how it is written: a slash or a
@@ -64,6 +71,9 @@ type remoteParser struct {
 func (r *remoteParser) add(s string) *problem {
 	if p := checkText(s); p != nil {
 		return p
+	}
+	if name, ok := strings.CutPrefix(s, listPrefix); ok {
+		return r.from.use(s, name, &r.lists)
 	}
 	if strings.Contains(s, "/") {
 		return r.addPrefix(s)
@@ -160,5 +170,5 @@ func (r *remoteParser) addSpan(first netip.Addr, s span) {
 }
 
 func (r *remoteParser) done() *remote {
-	return &remote{addrs: newSpans(r.spans), scopes: r.scopes, domains: newDomainSet(r.domains)}
+	return &remote{addrs: newSpans(r.spans), scopes: r.scopes, domains: newDomainSet(r.domains), lists: r.lists}
 }

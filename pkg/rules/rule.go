@@ -114,6 +114,8 @@ type query struct {
 	cnames []string
 	// domainUnknown is set if there is no name at all.
 	domainUnknown bool
+	// inLists are the lists that it is in, maybeInLists those that it may be in once its domain is known.
+	inLists, maybeInLists listSet
 	// nodes are the domains of rules that stand for the names, see domainTable.
 	nodes     [maxNodes]*domainNode
 	numNodes  int
@@ -154,12 +156,12 @@ func (r *rule) check(q *query) (tri, condition) {
 
 func (r *remote) match(q *query) tri {
 	switch {
-	case q.hasAddr && r.addrs.has(q.addr), r.scopes&q.scopes != 0:
+	case q.hasAddr && r.addrs.has(q.addr), r.scopes&q.scopes != 0, r.lists.set&q.inLists != 0:
 		return yes
-	case r.domains.empty():
-		return no
-	case q.domainUnknown:
+	case q.domainUnknown && (!r.domains.empty() || r.lists.set&q.maybeInLists != 0):
 		return maybe
+	case q.domainUnknown, r.domains.empty():
+		return no
 	case r.domains.has(q.domain):
 		return yes
 	}

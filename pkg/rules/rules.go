@@ -47,6 +47,9 @@ type AppProfile struct {
 	Rules []Rule `json:"rules,omitempty" yaml:"rules,omitempty"`
 	// Split says how the split tunnel is different for the app.
 	Split Split `json:"split,omitzero" yaml:"split,omitempty"`
+	// PreventDNSBypass says whether the app may not go round the system's DNS.
+	// Unset inherits from whoever asks; see Set.PreventsDNSBypass.
+	PreventDNSBypass *bool `json:"preventDNSBypass,omitempty" yaml:"prevent_dns_bypass,omitempty"`
 }
 
 // AppMatch is a condition on the process of a connection. All fields that are

@@ -128,6 +128,7 @@ func (t *Set) prepareSplit(q *query, s *conn.Snapshot) {
 	if t.split.hasDomains {
 		q.setDomains(t.split.domains, s.Domain, t.cnamesOf(s))
 	}
+	q.setLists(&t.lists, s.Tuple.Remote.Addr())
 }
 
 // decide is for a policy that is in use.

@@ -25,7 +25,7 @@ func compareSplit(t *testing.T, w *world, cfg rules.Config, n int) {
 	t.Helper()
 	var names rules.Interfaces
 	names.Store(worldInterfaces())
-	set := compile(t, cfg, rules.WithInterfaces(&names))
+	set := compile(t, cfg, rules.WithInterfaces(&names), withWorldLists(t))
 	twin := &reference{cfg, worldInterfaces()}
 	bare := cfg
 	bare.Split = rules.Split{}
@@ -33,7 +33,7 @@ func compareSplit(t *testing.T, w *world, cfg rules.Config, n int) {
 	for i := range bare.Apps {
 		bare.Apps[i].Split = rules.Split{}
 	}
-	without := compile(t, bare, rules.WithInterfaces(&names))
+	without := compile(t, bare, rules.WithInterfaces(&names), withWorldLists(t))
 	for range n {
 		s := w.snapshot()
 		want, got := twin.split(s), set.Split(s)

@@ -69,6 +69,7 @@ func (r *ListRequest) query() (connstore.Query, error) {
 	if r.Limit < 0 || r.Limit > most || r.Offset < 0 {
 		return q, fmt.Errorf("%w: use a limit of 1 to %d, and an offset from 0", ErrRefused, most)
 	}
+	q.Kind = connstore.OnlyConnections
 	q.Order, q.Offset, q.Limit = r.Order, r.Offset, cmp.Or(r.Limit, usual)
 	if err := q.Validate(); err != nil {
 		return q, fmt.Errorf("%w: %w", ErrRefused, err)

@@ -33,6 +33,8 @@ var calls = []call{
 	{"GET", "/api/v1/interfaces", "", 200, ""},
 	{"POST", "/api/v1/dns/cache", `{"domain": "example.org"}`, 200, ""},
 	{"POST", "/api/v1/dns/flush", `{}`, 200, "flush"},
+	{"POST", "/api/v1/dns/query", `{"name": "example.org", "type": "AAAA"}`, 200, "query example.org"},
+	{"POST", "/api/v1/selfcheck", "", 200, "selfcheck"},
 	{"GET", "/api/v1/debug", "", 200, ""},
 	{"GET", "/api/v1/connections?verdict=RerouteToSplitTun&verdict=Accept&app=curl&limit=5&order=most-bytes&remote=198.51.100.0/24&since=2020-01-02T03:04:05Z", "", 200, ""},
 	{"GET", "/api/v1/connections?limit=100000", "", 422, ""},

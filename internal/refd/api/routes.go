@@ -16,7 +16,7 @@ import (
 // Backend is what the API talks to.
 type Backend interface {
 	Overview
-	DNSCache(ctx context.Context, r DNSRequest) ([]DNSEntry, error)
+	DNS
 	Report(ctx context.Context) (Report, error)
 	Connections
 	Memory
@@ -74,7 +74,6 @@ type Control interface {
 	// Split switches the split tunnel, and says how many connections changed.
 	Split(ctx context.Context, r SplitRequest) (ReloadResult, error)
 	Confirm(ctx context.Context) error
-	DNSFlush(ctx context.Context, r DNSRequest) (DNSFlushed, error)
 	Sleep(ctx context.Context, r SleepRequest) error
 	Exit(ctx context.Context, how string) error
 }
@@ -133,6 +132,9 @@ func viewRoutes(b Backend) []*route {
 		on(get, "/api/v1/interfaces", ReadOnly, "The interfaces of this host.",
 			func(ctx context.Context, _ none) ([]Interface, error) { return b.Interfaces(ctx) }),
 		on(post, "/api/v1/dns/cache", ReadOnly, "What the nameserver remembers.", b.DNSCache),
+		on(post, "/api/v1/dns/query", ReadWrite, "Ask the nameserver, and what it would do with that query of a program.", b.DNSQuery),
+		on(post, "/api/v1/selfcheck", ReadWrite, "Check whether packets and names are seen.",
+			func(ctx context.Context, _ none) ([]CheckResult, error) { return b.SelfCheck(ctx) }),
 		on(get, "/api/v1/debug", ReadOnly, "A report for those who help, without names, addresses and paths of people.",
 			func(ctx context.Context, _ none) (Report, error) { return b.Report(ctx) }),
 	}

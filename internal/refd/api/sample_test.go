@@ -225,6 +225,16 @@ func (s *sample) Confirm(context.Context) error {
 	return nil
 }
 
+func (s *sample) DNSQuery(_ context.Context, r api.DNSQueryRequest) (api.DNSAnswer, error) {
+	s.note("query " + r.Name)
+	return api.DNSAnswer{Name: r.Name, Type: r.Type, RCode: "NOERROR", Source: "cache"}, nil
+}
+
+func (s *sample) SelfCheck(context.Context) ([]api.CheckResult, error) {
+	s.note("selfcheck")
+	return []api.CheckResult{{ID: "interception", Result: api.CheckPassed}}, nil
+}
+
 func (s *sample) DNSFlush(context.Context, api.DNSRequest) (api.DNSFlushed, error) {
 	s.note("flush")
 	return api.DNSFlushed{Answers: 3}, nil

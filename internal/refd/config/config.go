@@ -42,7 +42,11 @@ type File struct {
 	// said by split.
 	SplitTunnel SplitTunnel `yaml:"split_tunnel"`
 	// DNS says where the names of connections come from.
-	DNS     DNS     `yaml:"dns"`
+	DNS DNS `yaml:"dns"`
+	// Connectivity says how refd finds out whether the host is online.
+	Connectivity Connectivity `yaml:"connectivity"`
+	// Lists are files of domains and addresses, by the name under which rules refer to them.
+	Lists   Lists   `yaml:"lists"`
 	History History `yaml:"connections"`
 	// Attribution says how the processes of connections are found.
 	Attribution Attribution `yaml:"attribution"`
@@ -165,6 +169,14 @@ type DNS struct {
 	Wait time.Duration `yaml:"wait"`
 	// CNAMEs lets domains of rules match aliases, too.
 	CNAMEs bool `yaml:"cnames"`
+	// Inspect blocks what goes to port 53 by UDP and is not DNS, while there is no nameserver of ours.
+	Inspect bool `yaml:"inspect"`
+	// PreventBypass keeps apps from DNS of their own, unless their profile says otherwise.
+	PreventBypass bool `yaml:"prevent_bypass"`
+	// Endpoints are files with more servers of DNS over HTTPS.
+	Endpoints []string `yaml:"endpoints"`
+	// SelfCheck looks from time to time whether names and packets are seen.
+	SelfCheck bool `yaml:"self_check"`
 	// Nameserver is our own.
 	Nameserver Nameserver `yaml:"nameserver"`
 }
@@ -217,9 +229,11 @@ func Default() File {
 		},
 		DNS: DNS{
 			Monitor: true, ResolvedSocket: dnsmon.DefaultSocket, Packets: true, Wait: firewall.DefaultNameWait, CNAMEs: true,
-			Nameserver: defaultNameserver(),
+			Inspect: true, Endpoints: []string{}, SelfCheck: true, Nameserver: defaultNameserver(),
 		},
-		IVPN: IVPN{Enabled: true, Role: IVPNNeutral, Ping: netip.MustParseAddrPort("127.0.0.1:817"), Notice: true},
+		Connectivity: Connectivity{Probes: []string{}, Domains: []string{}},
+		Lists:        Lists{},
+		IVPN:         IVPN{Enabled: true, Role: IVPNNeutral, Ping: netip.MustParseAddrPort("127.0.0.1:817"), Notice: true},
 	}
 }
 
@@ -373,6 +387,7 @@ func (f *File) check() []value {
 	loopback("ivpn.ping", f.IVPN.Ping, Default().IVPN.Ping, "IPv4")
 	found = append(found, f.DNS.check()...)
 	found = append(found, f.Recording.check()...)
+	found = append(found, f.Connectivity.check()...)
 	found = append(found, f.checkPaths()...)
 	return append(found, f.checkHost(found)...)
 }
@@ -385,6 +400,14 @@ func (f *File) checkPaths() (found []value) {
 		}
 	}
 	absolute("dns.resolved_socket", f.DNS.ResolvedSocket)
+	for i, p := range f.DNS.Endpoints {
+		absolute(fmt.Sprintf("dns.endpoints[%d]", i), p)
+	}
+	for name, files := range f.Lists {
+		for i, p := range files {
+			absolute(fmt.Sprintf("lists.%s[%d]", name, i), p)
+		}
+	}
 	absolute("api.socket", f.API.Socket)
 	absolute("netfilter.state_dir", f.Netfilter.StateDir)
 	if f.IVPN.Folder != "" {
@@ -477,9 +500,11 @@ func (f *File) NeedRestart(next *File) []string {
 	differs("split_tunnel", f.SplitTunnel == split)
 	dns := next.DNS
 	dns.CNAMEs = f.DNS.CNAMEs // a reload of the rules does it
+	dns.PreventBypass = f.DNS.PreventBypass
 	dns.Nameserver = f.DNS.Nameserver
 	differs("dns", reflect.DeepEqual(f.DNS, dns))
 	differs("dns.nameserver.listen", f.DNS.Nameserver.sameListen(&next.DNS.Nameserver))
+	differs("connectivity", reflect.DeepEqual(f.Connectivity, next.Connectivity))
 	differs("connections", f.History == next.History)
 	differs("attribution", f.Attribution == next.Attribution)
 	differs("history", reflect.DeepEqual(f.Recording, next.Recording))

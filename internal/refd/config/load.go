@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 
+	"github.com/weirfw/weir/pkg/filterlist"
 	"github.com/weirfw/weir/pkg/netif"
 	"github.com/weirfw/weir/pkg/rules"
 )
@@ -79,6 +80,8 @@ type Loaded struct {
 	Rules *rules.Set
 	// Path is where it was read from.
 	Path string
+	// Read are the lists, by their names. A nil one is empty.
+	Read map[string]*filterlist.List
 	// Notes are about what works and is hardly what was meant.
 	Notes []*Error
 }
@@ -110,21 +113,10 @@ func Parse(path string, b []byte, opts ...rules.Option) (*Loaded, error) {
 	}
 	pos := positions{file: path, source: b}
 	var errs []error
-	for _, v := range l.check() {
+	for _, v := range slices.Concat(l.check(), l.readLists()) {
 		errs = append(errs, pos.at(v.path, v.msg, v.hint))
 	}
-	selector := rules.WithInterfaceSyntax(func(text string) error {
-		if _, err := netif.ParseSelector(text); err != nil {
-			// the value and the key are told beside it
-			return errors.New(strings.TrimPrefix(err.Error(), fmt.Sprintf("select interface %q: netif: ", text)))
-		}
-		return nil
-	})
-	opts = append(slices.Clone(opts), selector)
-	if !l.DNS.CNAMEs {
-		opts = append(opts, rules.IgnoreCNAMEs())
-	}
-	set, err := rules.Compile(l.Config, opts...)
+	set, err := l.compile(opts...)
 	for _, e := range rules.Errors(err) {
 		msg := e.Msg
 		if e.Value != "" {
@@ -142,10 +134,26 @@ func Parse(path string, b []byte, opts ...rules.Option) (*Loaded, error) {
 		return nil, errors.Join(errs...)
 	}
 	l.Rules = set
-	for _, v := range slices.Concat(l.idle(), l.publicSuffixes(), l.DNS.Nameserver.circular()) {
+	for _, v := range slices.Concat(l.idle(), l.publicSuffixes(), l.DNS.Nameserver.circular(), l.mistaken()) {
 		l.Notes = append(l.Notes, pos.at(v.path, v.msg, v.hint))
 	}
 	return l, nil
+}
+
+// compile compiles the rules.
+func (l *Loaded) compile(opts ...rules.Option) (*rules.Set, error) {
+	selector := rules.WithInterfaceSyntax(func(text string) error {
+		if _, err := netif.ParseSelector(text); err != nil {
+			// the value and the key are told beside it
+			return errors.New(strings.TrimPrefix(err.Error(), fmt.Sprintf("select interface %q: netif: ", text)))
+		}
+		return nil
+	})
+	opts = append(slices.Clone(opts), selector, rules.WithLists(l.Read))
+	if !l.DNS.CNAMEs {
+		opts = append(opts, rules.IgnoreCNAMEs())
+	}
+	return rules.Compile(l.Config, opts...) //nolint:wrapcheck // its errors are told one by one
 }
 
 // decode reads YAML strictly: unknown and repeated keys are errors.

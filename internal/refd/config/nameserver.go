@@ -28,6 +28,11 @@ type Nameserver struct {
 	Seamless bool `yaml:"seamless"`
 	// Canary answers the domain by which browsers ask whether they may use DNS over HTTPS: they may not.
 	Canary bool `yaml:"canary"`
+	// RebindProtection removes local addresses from what servers with global addresses answer, but for RebindAllow.
+	RebindProtection bool     `yaml:"rebind_protection"`
+	RebindAllow      []string `yaml:"rebind_allow"`
+	// AnyClient also answers other hosts.
+	AnyClient bool `yaml:"any_client"`
 }
 
 // NameserverRoute gives domains, with all names below them, servers of their own.
@@ -48,7 +53,7 @@ const (
 func defaultNameserver() Nameserver {
 	return Nameserver{
 		Upstreams: []string{}, Listen: nameserver.DefaultListen(), Routes: []NameserverRoute{},
-		Blocked: NXDOMAIN, Seamless: true, Canary: true,
+		Blocked: NXDOMAIN, Seamless: true, Canary: true, RebindAllow: []string{},
 	}
 }
 
@@ -72,7 +77,9 @@ func (n *Nameserver) Settings() nameserver.Settings {
 
 // settings returns also what is wrong.
 func (n *Nameserver) settings() (s nameserver.Settings, found []value) {
-	s = nameserver.Settings{StaleFor: n.Stale, RefuseCanary: n.Canary}
+	s = nameserver.Settings{
+		StaleFor: n.Stale, RefuseCanary: n.Canary, RebindProtection: n.RebindProtection, RebindAllow: n.RebindAllow, AnyClient: n.AnyClient,
+	}
 	if n.Blocked == Sinkhole {
 		s.Blocked = nameserver.BlockedSinkhole
 	}

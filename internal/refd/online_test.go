@@ -1,0 +1,57 @@
+package refd
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/weirfw/weir/pkg/nameserver"
+)
+
+func TestNetworkServers(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	stub := write("stub", "# by systemd\nnameserver 127.0.0.53\noptions edns0\n")
+	uplink := write("uplink", "search lan\nnameserver 192.168.1.1\nnameserver 192.168.1.1\nnameserver fe80::1%eth0\nnameserver 2001:db8::53\nnameserver\nnameserver x\n")
+	other := write("other", "nameserver 10.0.0.1\n")
+	const want = "[udp://192.168.1.1 udp://[2001:db8::53]]"
+	if got := fmt.Sprint(networkServers(filepath.Join(dir, "none"), stub, uplink, other)); got != want {
+		t.Errorf("got %s; want %s", got, want)
+	}
+	if got := networkServers(stub); got != nil {
+		t.Errorf("got %v; want none: that is this host", got)
+	}
+}
+
+func TestDetour(t *testing.T) {
+	upstream := func(text string) nameserver.Upstream {
+		u, err := nameserver.ParseUpstream(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	s := nameserver.Settings{
+		Upstreams: []nameserver.Upstream{upstream("9.9.9.9")},
+		Routes:    []nameserver.Route{{Domains: []string{".mine.test"}, Upstreams: []nameserver.Upstream{upstream("10.0.0.1")}}},
+	}
+	detour := []nameserver.Route{{Domains: []string{"portal.test", "mine.test"}, Upstreams: []nameserver.Upstream{upstream("192.168.1.1")}}}
+	got := withDetour(s, detour)
+	if len(got.Routes) != 2 || fmt.Sprint(got.Routes[1].Domains) != "[portal.test]" || len(s.Routes) != 1 || len(detour[0].Domains) != 2 {
+		t.Errorf("got %+v; want one route more, and the configured one kept", got.Routes)
+	}
+	if _, err := nameserver.New(nameserver.Config{Settings: got}); err != nil {
+		t.Error(err)
+	}
+	s.Upstreams, s.Routes = nil, nil
+	if got := withDetour(s, detour); len(got.Routes) != 0 {
+		t.Errorf("got %+v; want none in the disabled state", got.Routes)
+	}
+}
