@@ -24,10 +24,7 @@ func colours(w io.Writer) bool {
 }
 
 // paint colours the verdict in a line of a table, which is the first of such words there.
-func paint(line string, on bool) string {
-	if !on {
-		return line
-	}
+func paint(line string) string {
 	at, found, colour := len(line), "", ""
 	for _, v := range verdict.All() {
 		if i := strings.Index(line, v.Verb()); i >= 0 && (i < at || i == at && len(v.Verb()) > len(found)) {

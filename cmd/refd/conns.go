@@ -157,13 +157,16 @@ func draw(w io.Writer, p connstore.Page, columns int) error {
 
 // overdraw draws text over what was drawn before, without what does not fit into a line.
 func overdraw(w io.Writer, text string, columns int) error {
-	lines := strings.Split(text, "\n")
+	lines, coloured := strings.Split(text, "\n"), colours(w)
 	for i, line := range lines {
 		// one less: at the end of a full line, clearing would begin with its last place
 		if r := []rune(line); len(r) >= columns {
 			line = string(r[:columns-1])
 		}
-		lines[i] = paint(line, colours(w)) + clearLine
+		if coloured {
+			line = paint(line)
+		}
+		lines[i] = line + clearLine
 	}
 	if _, err := io.WriteString(w, noWrap+home+strings.Join(lines, "\n")+clearRest+wrap); err != nil {
 		return fmt.Errorf("draw: %w", err)
@@ -212,7 +215,7 @@ func printConns(w io.Writer, p connstore.Page) error {
 		return err
 	}
 	for line := range strings.Lines(text.String()) {
-		if _, err := io.WriteString(w, paint(line, true)); err != nil {
+		if _, err := io.WriteString(w, paint(line)); err != nil {
 			return fmt.Errorf("print connections: %w", err)
 		}
 	}

@@ -172,11 +172,10 @@ func TestTop(t *testing.T) {
 }
 
 func TestPaint(t *testing.T) {
-	assert.Equal(t, "7 12:00 "+red+"blocked"+noColor+"  curl", paint("7 12:00 blocked  curl", true))
-	assert.Equal(t, "7 "+blue+"split tunneled"+noColor+" x", paint("7 split tunneled x", true))
-	assert.Equal(t, "7 would be "+red+"dropped"+noColor+" accepted.example", paint("7 would be dropped accepted.example", true))
-	assert.Equal(t, "7 blocked", paint("7 blocked", false))
-	assert.Equal(t, "nothing", paint("nothing", true))
+	assert.Equal(t, "7 12:00 "+red+"blocked"+noColor+"  curl", paint("7 12:00 blocked  curl"))
+	assert.Equal(t, "7 "+blue+"split tunneled"+noColor+" x", paint("7 split tunneled x"))
+	assert.Equal(t, "7 would be "+red+"dropped"+noColor+" accepted.example", paint("7 would be dropped accepted.example"))
+	assert.Equal(t, "nothing", paint("nothing"))
 }
 
 // Colours are for terminals whose user wants them.

@@ -18,21 +18,21 @@ import (
 	"github.com/weirfw/weir/pkg/verdict"
 )
 
-// taken is a packet that counts verdicts.
-type taken struct {
+// counted is a packet that counts verdicts.
+type counted struct {
 	packet.Once
 	info packet.Info
 	n    *int
 }
 
-func (p *taken) Info() *packet.Info        { return &p.info }
-func (p *taken) Payload() ([]byte, error)  { return nil, packet.ErrNoPayload }
-func (p *taken) FastTrackedByDriver() bool { return false }
-func (p *taken) InfoOnly() bool            { return false }
-func (p *taken) ExpectsInfo() bool         { return false }
+func (p *counted) Info() *packet.Info        { return &p.info }
+func (p *counted) Payload() ([]byte, error)  { return nil, packet.ErrNoPayload }
+func (p *counted) FastTrackedByDriver() bool { return false }
+func (p *counted) InfoOnly() bool            { return false }
+func (p *counted) ExpectsInfo() bool         { return false }
 
 // Issue implements packet.Issuer.
-func (p *taken) Issue(uint64, verdict.Action, uint8) error {
+func (p *counted) Issue(uint64, verdict.Action, uint8) error {
 	*p.n++
 	return nil
 }
@@ -82,7 +82,7 @@ func BenchmarkFirstPacket(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for n := range b.N {
-				p := &taken{n: &verdicts, info: packet.Info{
+				p := &counted{n: &verdicts, info: packet.Info{
 					Tuple: packet.Tuple{
 						Protocol: packet.TCP, Local: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, 1}), uint16(1024+n%60_000)),
 						Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(n >> 8), byte(n)}), 443),

@@ -302,10 +302,10 @@ func (d *Daemon) runSource(ctx context.Context, ready func()) error {
 	was := false
 	err := d.source.Run(ctx, d.firewall, func() {
 		was = true
-		d.intercepts(true)
+		d.setIntercepting(true)
 		ready()
 	})
-	d.intercepts(false)
+	d.setIntercepting(false)
 	if err != nil && !was {
 		select {
 		case d.firstErr <- err:

@@ -142,8 +142,8 @@ func (n *vpnNotice) change(do func()) {
 	}
 }
 
-// intercepts notes whether packets are intercepted.
-func (d *Daemon) intercepts(now bool) { //nolint:revive // it is what is noted
+// setIntercepting notes whether packets are intercepted.
+func (d *Daemon) setIntercepting(now bool) { //nolint:revive // it is what is noted
 	d.intercepting.Store(now)
 	d.tellVPN()
 }

@@ -76,10 +76,10 @@ func TestDelegated(t *testing.T) {
 			t.Errorf("%s: got %v; want nothing", when, got)
 		}
 	}
-	d.intercepts(true)
+	d.setIntercepting(true)
 	wants("without a nameserver")
 	d = nameserverDaemon(t, enabled)
 	wants("not listening, not intercepting")
-	d.intercepts(true)
+	d.setIntercepting(true)
 	wants("not listening")
 }

@@ -186,7 +186,7 @@ var iptablesTables = []string{"filter", "mangle", "nat"} //nolint:gochecknogloba
 
 // noteBefore returns what was there before the first start: what an earlier process noted, or what there is now. It is in the file
 // before anything is changed.
-func noteBefore(file string, v Variant, takeover bool) (*hostState, error) {
+func noteBefore(file string, v Variant, takeover bool) (*hostState, error) { //nolint:revive // it is what is noted
 	old, err := readState(file)
 	if err != nil {
 		return nil, err

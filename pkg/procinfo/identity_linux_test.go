@@ -171,7 +171,7 @@ func group(t *testing.T, name string) int {
 	if root == "" {
 		testutil.Unavailable(t, "needs a cgroup v2 hierarchy")
 	}
-	outer, err := os.MkdirTemp(root, "weirt")
+	outer, err := os.MkdirTemp(root, "weirt") //nolint:usetesting // a control group
 	if err != nil {
 		testutil.Unavailable(t, "needs a control group: %v", err)
 	}

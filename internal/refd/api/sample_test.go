@@ -226,7 +226,7 @@ func (s *sample) Confirm(context.Context) error {
 }
 
 func (s *sample) DNSQuery(_ context.Context, r api.DNSQueryRequest) (api.DNSAnswer, error) {
-	s.note("query " + r.Name)
+	s.note("query %s", r.Name)
 	return api.DNSAnswer{Name: r.Name, Type: r.Type, RCode: "NOERROR", Source: "cache"}, nil
 }
 

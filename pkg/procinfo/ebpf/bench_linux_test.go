@@ -156,7 +156,7 @@ func benchGroup(b *testing.B) string {
 			continue
 		}
 		root := strings.Fields(before)[4]
-		dir, err := os.MkdirTemp(root, "weirt")
+		dir, err := os.MkdirTemp(root, "weirt") //nolint:usetesting // a control group
 		if err != nil {
 			b.Fatal(err)
 		}
