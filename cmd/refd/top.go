@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -36,7 +37,7 @@ type topRow struct {
 // Run shows who transfers most, every few seconds until the command is interrupted.
 func (c *topCmd) Run(a *app) error {
 	if c.Every != "" || c.Order != "" || c.Offset != 0 {
-		return fmt.Errorf("refd top has an order of its own: use it without --every, --order and --offset")
+		return errors.New("refd top has an order of its own: use it without --every, --order and --offset")
 	}
 	c.By = cmp.Or(c.By, connstore.ByApp.String())
 	q, err := c.query()
