@@ -153,8 +153,12 @@ func (b backend) ChangeSettings(ctx context.Context, r api.ChangeRequest) (api.C
 		known := l.Settings()
 		var list []config.Change
 		for key, value := range r.Set {
-			if !slices.ContainsFunc(known, func(s config.Setting) bool { return s.Key == key }) {
+			i := slices.IndexFunc(known, func(s config.Setting) bool { return s.Key == key })
+			switch {
+			case i < 0:
 				return nil, &api.ProblemsError{Problems: []api.KeyProblem{{Key: key, Text: "there is no such setting"}}}
+			case known[i].FileOnly:
+				return nil, &api.ProblemsError{Problems: []api.KeyProblem{{Key: key, Text: "paths are only changed in the file"}}}
 			}
 			list = append(list, config.Change{Key: key, Value: value})
 		}

@@ -29,6 +29,8 @@ type Setting struct {
 	Default any `json:"default"`
 	// Restart is true if a change takes effect at the next start.
 	Restart bool `json:"restart,omitempty"`
+	// FileOnly is true for paths: refd writes there as root, so only who may write the file says where.
+	FileOnly bool `json:"fileOnly,omitempty"`
 }
 
 // about is what people need to know about a setting.
@@ -116,6 +118,11 @@ var live = []string{
 	"dns.nameserver.seamless", "dns.nameserver.canary", "ivpn.notice",
 }
 
+// paths are settings that only the file may change.
+//
+//nolint:gochecknoglobals // a table that nobody writes
+var paths = []string{"api.socket", "history.path", "netfilter.state_dir", "dns.resolved_socket", "ivpn.folder"}
+
 // Settings lists what can be set, with the values of f.
 func (f *File) Settings() []Setting {
 	def := Default()
@@ -144,6 +151,7 @@ func listSettings(all *[]Setting, prefix string, v, def reflect.Value) {
 		s := Setting{
 			Key: key, Section: "general", Title: a.title, Help: a.help, Kind: kind, Choices: a.choices, Level: "expert",
 			Value: written(value), Default: written(def.Field(i)), Restart: !slices.Contains(live, key),
+			FileOnly: slices.Contains(paths, key),
 		}
 		if a.user {
 			s.Level = "user"

@@ -22,6 +22,9 @@ func TestSettingsCanBeWritten(t *testing.T) {
 		seen[s.Key] = true
 		assert.NotEmpty(t, s.Title, s.Key)
 		assert.Equal(t, s.Default, s.Value, s.Key)
+		if text, ok := s.Value.(string); ok && strings.HasPrefix(text, "/") {
+			assert.True(t, s.FileOnly, "%s is a path", s.Key)
+		}
 		text, err := config.Edit(nil, config.Change{Key: s.Key, Value: s.Value})
 		require.NoError(t, err, s.Key)
 		_, err = config.Parse("f", text)

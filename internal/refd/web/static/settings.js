@@ -46,6 +46,7 @@ function Setting({ s, reload }) {
   const changed = JSON.stringify(s.value) !== JSON.stringify(s.default);
   const problem = state.error && (state.error.problems?.map((p) => p.text + (p.hint ? ` (${p.hint})` : "")).join("; ") || state.error.message);
   const control = () => {
+    if (s.fileOnly) return html`<${Field} label=${s.title} value=${s.value} disabled=${true} />`;
     switch (s.kind) {
       case "bool": return html`<${Switch} label=${s.title} checked=${s.value} onChange=${(v) => change(s.key, v)} />`;
       case "choice": return html`<${Select} label=${s.title} value=${s.value} options=${s.choices.map((c) => [c, c])} onChange=${(v) => change(s.key, v)} />`;
@@ -55,7 +56,7 @@ function Setting({ s, reload }) {
     }
   };
   return html`<div class="setting"><div>${control()}${s.help && html`<p class="muted">${s.help}</p>`}${problem && (s.kind === "bool" || s.kind === "choice") && html`<small class="bad" role="alert">${problem}</small>`}</div>
-    <div class="side"><code>${s.key}</code>${s.restart && html`<small class="muted">at the next start</small>`}${changed && html`<button type="button" class="quiet" onClick=${() => change(s.key, null)}>Reset to ${Array.isArray(s.default) ? text(s.default) || "none" : String(s.default) || "none"}</button>`}${state.done && html`<small class="good" role="status">${state.done}</small>`}</div></div>`;
+    <div class="side"><code>${s.key}</code>${s.fileOnly ? html`<small class="muted">only in the file</small>` : s.restart && html`<small class="muted">at the next start</small>`}${changed && !s.fileOnly && html`<button type="button" class="quiet" onClick=${() => change(s.key, null)}>Reset to ${Array.isArray(s.default) ? text(s.default) || "none" : String(s.default) || "none"}</button>`}${state.done && html`<small class="good" role="status">${state.done}</small>`}</div></div>`;
 }
 
 // SplitTunnel has one switch, and what holds for all apps.
