@@ -108,6 +108,7 @@ func TestIntegrationWebPage(t *testing.T) {
 	w.splitOfAnApp(t, chosen)
 	w.splitSwitch(t, chosen)
 	w.notification(t)
+	w.prompt(t)
 	for _, view := range []string{"apps", "settings", "status"} {
 		w.goTo("#/" + view)
 		w.b.until("there is "+view, `document.querySelector(".page table, .page .card")`)
@@ -212,6 +213,40 @@ func (w *webRig) notification(t *testing.T) {
 	w.b.until("the state stays", `document.querySelector(".modules").textContent.includes("Paused")`)
 	w.cli(t, "resume")
 	w.b.until("the head of the page says so, too", `document.querySelector(".mode").textContent === "enforce"`)
+}
+
+// prompt answers a question on the page: for good, which writes a rule.
+func (w *webRig) prompt(t *testing.T) {
+	t.Helper()
+	w.goTo("#/settings/rules")
+	w.b.click(".rule-list button|Add rule")
+	w.b.until("there is a rule", `document.querySelectorAll(".rule").length === 2`)
+	set := func(label, value string) {
+		w.b.run(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`(e => { e.value = %q; e.dispatchEvent(new Event("change", {bubbles: true})) })([...document.querySelectorAll(".rule")].at(-1).querySelectorAll(".field")[%d].querySelector("select, input"))`,
+			value, map[string]int{"action": 0, "direction": 1, "destination": 2, "ports": 3}[label])))
+	}
+	set("action", "ask")
+	set("direction", "out")
+	set("ports", fmt.Sprint(splitTCPPort))
+	w.b.click(".save button|Save rules")
+	w.b.until("it is saved", `document.querySelector(".save .done")?.textContent.includes("Saved")`)
+	copyProgram(t, "/usr/bin/curl", w.app("asker"))
+	url := fmt.Sprintf("telnet://%s:%d", testnet.UplinkServerV4, splitTCPPort)
+	asked := w.client.Start(t, w.app("asker"), "-sS", "-m", "30", url)
+	defer asked.Kill()
+	w.b.until("the page asks", fmt.Sprintf(`document.querySelector(".prompt")?.textContent.includes("asker wants to reach %s")`, testnet.UplinkServerV4))
+	w.look("prompt")
+	w.b.run(chromedp.Evaluate[chromedp.Void](`(e => { e.value = "always"; e.dispatchEvent(new Event("change", {bubbles: true})) })(document.querySelectorAll(".prompt select")[1])`))
+	w.b.click(".prompt button|Allow")
+	w.b.until("the question goes", `!document.querySelector(".prompt")`)
+	w.rig.eventually(t, startLimit, "connections of the program are allowed", func() bool {
+		_, _ = w.client.Try(w.app("asker"), "-sS", "-m", "2", url) // it waits for more than there is
+		return w.conn(t, netip.MustParseAddr(testnet.UplinkServerV4), splitTCPPort, "--app", "asker").Decision.Verdict == verdict.Accept
+	})
+	text, err := os.ReadFile(w.configPath())
+	if err != nil || !strings.Contains(string(text), testnet.UplinkServerV4) {
+		t.Errorf("no rule was written (%v):\n%s", err, text)
+	}
 }
 
 // The page goes on drawing while 200 connections a second come. How long its longest task was is told; scripts/bench-web.sh bounds it, on

@@ -6,6 +6,7 @@ import { live } from "/ui/live.js";
 import { Connections } from "/ui/connections.js";
 import { App as AppPage, Apps, RuleLink } from "/ui/apps.js";
 import { Settings } from "/ui/settings.js";
+import { Prompts } from "/ui/prompts.js";
 import { Status } from "/ui/status.js";
 import { useAsync } from "/ui/ui.js";
 
@@ -61,7 +62,7 @@ function Shell() {
       <nav aria-label="Main">${views.map(([id, name]) => html`<a href=${"#/" + id} aria-current=${(r.view === "rules" ? "settings" : r.view) === id ? "page" : undefined}>${name}${id === "status" && list.length ? html` <span class=${"pill s-" + (list[0]?.severity || "hint")}>${list.length}<span class="sr"> notifications</span></span>` : ""}</a>`)}</nav>
       <div class="top-side">${s && html`<span class=${"mode m-" + (paused ? "paused" : s.mode)} title=${paused ? "everything passes" : s.mode === "observe" ? "decisions are computed, and everything passes" : "decisions are carried out"}>${paused ? "paused" : s.mode}</span>`}<${Theme} /></div></header>
     ${link !== "connected" && html`<div class="banner" role="alert">${link === "restart" ? "refd restarts." : link === "shutdown" ? "refd was stopped." : "No connection to refd."} This page goes on when it is back.</div>`}
-    <main id="main" tabindex="-1">${main()}</main>`;
+    <main id="main" tabindex="-1">${main()}</main><${Prompts} />`;
 }
 
 function Theme() {
