@@ -179,6 +179,7 @@ func (t *Tracker) loadMaps(l *loader) error {
 		return fmt.Errorf("make maps: %w", err)
 	}
 	t.maps, c.Maps = c.Maps, nil
+	t.tuples = t.maps[attrMapTuples].FD()
 	c.Close()
 	return nil
 }

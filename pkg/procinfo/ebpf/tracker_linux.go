@@ -41,6 +41,9 @@ type Tracker struct {
 
 	describe atomic.Pointer[func(pid int) (*conn.Process, error)]
 	known    knownTable
+	asked    questions
+	// tuples is the descriptor of the map that connections are looked up in.
+	tuples int
 
 	// life is held for reading by lookups: Close waits for them.
 	life   sync.RWMutex
@@ -170,15 +173,16 @@ func (t *Tracker) ask(c packet.Tuple, w whose, e effort) (procinfo.Owner, error)
 		return procinfo.Owner{}, procinfo.ErrClosed
 	}
 	t.counters.lookups.Add(1)
-	var o attrOwner
-	if !t.lookUp(c, w, &o) {
+	q := t.asked.get()
+	defer t.asked.put(q)
+	if !t.lookUp(c, w, q) {
 		return procinfo.Owner{}, unknown(procinfo.ReasonNoSocket)
 	}
-	if o.Flags&flagShared != 0 {
+	if q.owner.Flags&flagShared != 0 {
 		t.counters.shared.Add(1)
 		return procinfo.Owner{}, unknown(procinfo.ReasonSeveral)
 	}
-	p, err := t.process(&o, e)
+	p, err := t.process(&q.owner, e)
 	if err != nil {
 		return procinfo.Owner{}, err
 	}
@@ -187,16 +191,16 @@ func (t *Tracker) ask(c packet.Tuple, w whose, e effort) (procinfo.Owner, error)
 }
 
 // lookUp finds the note about a connection.
-func (t *Tracker) lookUp(c packet.Tuple, w whose, o *attrOwner) bool {
-	k := keyOf(c, w)
-	if t.maps[attrMapTuples].Lookup(&k, o) == nil {
+func (t *Tracker) lookUp(c packet.Tuple, w whose, q *question) bool {
+	q.key = keyOf(c, w)
+	if q.ask(t.tuples) {
 		return true
 	}
 	if c.Protocol != packet.UDP {
 		return false
 	}
-	k.Saddr = [4]uint32{} // one that sends to many has no source address when it is noted
-	return t.maps[attrMapTuples].Lookup(&k, o) == nil
+	q.key.Saddr = [4]uint32{} // one that sends to many has no source address when it is noted
+	return q.ask(t.tuples)
 }
 
 // process describes an owner as it was when it used the connection.
