@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 go=${GO:-go}
-race=${RACE-./internal/winsvc,./internal/winerig,./internal/etw,./pkg/netif,./pkg/procinfo,./pkg/splittunnel/proxy}
+race=${RACE-./internal/kextdev,./pkg/kext,./pkg/kextv1,./pkg/kextv2,./internal/winpipe,./internal/winsvc,./internal/winerig,./internal/etw,./pkg/netif,./pkg/procinfo,./pkg/splittunnel/proxy}
 # Packages that are not there yet, or not any more, are no reason to test nothing.
 have=
 for dir in ${race//,/ }; do

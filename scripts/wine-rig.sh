@@ -35,7 +35,7 @@ fingerprint() {
 		"$go" version
 		wine --version
 		"$cc" -dumpfullversion
-		find "$src" "$root/scripts/wine-rig.sh" -type f ! -name '*.go' -print0 | sort -z | xargs -0 sha256sum | cut -d' ' -f1
+		find "$src" "$root/scripts/wine-rig.sh" -type f ! -name '*.go' ! -name '*.txt' -print0 | sort -z | xargs -0 sha256sum | cut -d' ' -f1
 	} | sha256sum | cut -d' ' -f1
 }
 

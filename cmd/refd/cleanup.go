@@ -41,11 +41,6 @@ func (c *cleanupCmd) Run(a *app) error {
 	return a.reportCleanup(cfg, before, after)
 }
 
-// whose says which refd a configuration is that of, as far as its traces are concerned.
-func whose(cfg *config.File) string {
-	return fmt.Sprintf("chain_prefix %s and state_dir %s", cfg.Netfilter.ChainPrefix, cfg.Netfilter.StateDir)
-}
-
 // settings returns what is known of the settings for a command that has to work with a bad configuration, too: a machine that refd
 // closed must not stay closed for a typing error. What is wrong is told.
 func (a *app) settings() (*config.File, error) {

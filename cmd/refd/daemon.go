@@ -36,6 +36,11 @@ type runCmd struct {
 
 // Run runs the daemon.
 func (c *runCmd) Run(a *app) error {
+	if a.cli.Config == "" && privileged() {
+		if err := protect(); err != nil {
+			return err
+		}
+	}
 	ifaces := &rules.Interfaces{}
 	cfg, err := a.load(rules.WithInterfaces(ifaces))
 	if err != nil {

@@ -35,6 +35,9 @@ func (serviceInstallCmd) Run(a *app) error {
 	if err != nil {
 		return fmt.Errorf("find refd itself: %w", err)
 	}
+	if err := protect(); err != nil {
+		return err
+	}
 	args := []string{"run"}
 	if a.cli.Config != "" {
 		args = []string{"--config", a.cli.Config, "run"}
@@ -73,10 +76,16 @@ func (serviceStopCmd) Run(a *app) error {
 	return a.say("stopped\n")
 }
 
+// logPath is where a service writes what a terminal would show.
+func logPath() string { return filepath.Join(filepath.Dir(config.DefaultPath), "refd.log") }
+
 // asService is main for a process that the service manager started. There is no terminal: what refd says goes to a file beside the
 // configuration.
 func asService(ctx context.Context, args []string) (err error) {
-	log, err := os.OpenFile(filepath.Join(filepath.Dir(config.DefaultPath), "refd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err := protect(); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}

@@ -8,10 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"time"
 )
 
 // Config describes a Daemon.
@@ -122,10 +125,16 @@ func (d *Daemon) WritePortFile(content string) error {
 	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
 		return fmt.Errorf("write port.txt: %w", err)
 	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write port.txt: %w", err)
+	// On Windows a file cannot be replaced while somebody reads it.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		err := os.Rename(path+".new", path)
+		if err == nil {
+			return nil
+		}
+		if runtime.GOOS != "windows" || !errors.Is(err, fs.ErrPermission) || time.Now().After(deadline) {
+			return fmt.Errorf("write port.txt: %w", err)
+		}
 	}
-	return nil
 }
 
 // Stop ends it as a service manager would: clients are told, and port.txt goes.

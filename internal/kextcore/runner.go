@@ -33,6 +33,14 @@ type Protocol interface {
 	Close() error
 }
 
+// Overlapper is a Protocol that can have several verdicts on their way to the driver.
+type Overlapper interface {
+	Protocol
+	// BeginVerdict is Verdict, but does not wait for what the driver says to it: Session.Told is called with that before Receive
+	// returns. It is called by Session.Deliver only, in Receive. ok is false if it cannot be done; then Verdict is called.
+	BeginVerdict(s *Session, id uint64, action verdict.Action) (ok bool)
+}
+
 // Runner runs sessions, one at a time.
 type Runner struct {
 	cfg   Config

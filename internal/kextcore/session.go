@@ -38,6 +38,7 @@ type Session struct {
 	cfg     *Config
 	stats   *counters
 	proto   Protocol
+	overlap Overlapper // nil if proto is none
 	handler intercept.Handler
 	traffic intercept.Traffic // nil if the handler wants no reports
 	fail    func(error)       // ends the session
@@ -65,6 +66,7 @@ func newSession(r *Runner, p Protocol, h intercept.Handler) *Session {
 		waiting: make(map[*Held]struct{}), tokens: forgetBurst,
 	}
 	s.traffic, _ = h.(intercept.Traffic)
+	s.overlap, _ = p.(Overlapper)
 	return s
 }
 
@@ -204,6 +206,9 @@ func (s *Session) Deliver(d *Delivery) {
 
 // decide gives a verdict in the reader.
 func (s *Session) decide(d *Delivery, action verdict.Action) {
+	if s.overlap != nil && d.Answer == AnswerVerdict && s.overlap.BeginVerdict(s, d.ID, allowed(&d.Info, action)) {
+		return
+	}
 	_ = s.tell(d.ID, d.Answer, &d.Info, action, &s.scratch) // counted, and ends the session if it goes on
 }
 
@@ -217,7 +222,11 @@ func (s *Session) tell(id uint64, answer Answer, i *packet.Info, action verdict.
 		return ErrNoPacketID
 	case AnswerVerdict:
 	}
-	err := s.proto.Verdict(id, allowed(i, action), scratch)
+	return s.Told(s.proto.Verdict(id, allowed(i, action), scratch))
+}
+
+// Told takes what the driver said to a verdict, and returns it.
+func (s *Session) Told(err error) error {
 	switch {
 	case err == nil || errors.Is(err, ErrNoSplitTunnel):
 		s.stats.verdicts.Add(1)

@@ -27,6 +27,11 @@ func (*Device) Read([]byte) (int, error) { return 0, unsupported("read from a dr
 // Write returns an error that wraps errors.ErrUnsupported.
 func (*Device) Write([]byte) (int, error) { return 0, unsupported("write to a driver") }
 
+// StartWrite returns an error that wraps errors.ErrUnsupported.
+func (*Device) StartWrite([]byte) (interface{ Wait() error }, error) {
+	return nil, unsupported("write to a driver")
+}
+
 // Control returns an error that wraps errors.ErrUnsupported.
 func (*Device) Control(uint32, []byte, []byte) (int, error) {
 	return 0, unsupported("control a driver")

@@ -30,6 +30,7 @@ type Device struct {
 // call is one overlapped operation. It is on the heap and so is what it points to, because the driver writes into it after the
 // system call returned: a stack may move.
 type call struct {
+	device     *Device
 	overlapped windows.Overlapped
 	count      uint32
 	in, out    []byte
@@ -83,23 +84,61 @@ func first(b []byte) *byte {
 
 // do runs one operation to its end.
 func (d *Device) do(in, out []byte, begin func(*call) error) (int, error) {
-	c, err := d.take()
+	c, err := d.start(in, out, begin)
 	if err != nil {
 		return 0, err
 	}
-	defer d.put(c)
-	c.in, c.out = in, out
-	err = begin(c)
-	if err == nil || errors.Is(err, windows.ERROR_IO_PENDING) {
-		err = windows.GetOverlappedResult(d.handle, &c.overlapped, &c.count, true)
-	}
-	if errors.Is(err, windows.ERROR_OPERATION_ABORTED) && d.isClosed() {
-		return 0, os.ErrClosed
-	}
+	return c.finish()
+}
+
+// start begins an operation, which finish waits for.
+func (d *Device) start(in, out []byte, begin func(*call) error) (*call, error) {
+	c, err := d.take()
 	if err != nil {
-		return 0, fmt.Errorf("device: %w", err)
+		return nil, err
+	}
+	c.in, c.out = in, out
+	if err = begin(c); err != nil && !errors.Is(err, windows.ERROR_IO_PENDING) {
+		d.put(c)
+		return nil, d.explain(err)
+	}
+	return c, nil
+}
+
+// finish waits until an operation has ended. It is called once.
+func (c *call) finish() (int, error) {
+	d := c.device
+	defer d.put(c)
+	if err := windows.GetOverlappedResult(d.handle, &c.overlapped, &c.count, true); err != nil {
+		return 0, d.explain(err)
 	}
 	return int(c.count), nil
+}
+
+// StartWrite is Write, but does not wait for its end: Wait does, which is called once. b stays as it is until then. Writes reach the
+// driver in the order in which they are started.
+func (d *Device) StartWrite(b []byte) (interface{ Wait() error }, error) {
+	c, err := d.start(b, nil, func(c *call) error {
+		return windows.WriteFile(d.handle, c.in, &c.count, &c.overlapped)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Wait is for who called StartWrite.
+func (c *call) Wait() error {
+	_, err := c.finish()
+	return err
+}
+
+// explain says os.ErrClosed for what Close ended.
+func (d *Device) explain(err error) error {
+	if errors.Is(err, windows.ERROR_OPERATION_ABORTED) && d.isClosed() {
+		return os.ErrClosed
+	}
+	return fmt.Errorf("device: %w", err)
 }
 
 // take returns a call to use.
@@ -120,12 +159,12 @@ func (d *Device) take() (*call, error) {
 		return nil, fmt.Errorf("create event: %w", err)
 	}
 	d.calls++
-	return &call{overlapped: windows.Overlapped{HEvent: event}}, nil
+	return &call{device: d, overlapped: windows.Overlapped{HEvent: event}}, nil
 }
 
 // put takes back a call that ended.
 func (d *Device) put(c *call) {
-	*c = call{overlapped: windows.Overlapped{HEvent: c.overlapped.HEvent}}
+	*c = call{device: d, overlapped: windows.Overlapped{HEvent: c.overlapped.HEvent}}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.idle = append(d.idle, c)

@@ -1,10 +1,8 @@
 package kexttest
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -234,29 +232,4 @@ func (k *kernel) Stored(t packet.Tuple) (intercepttest.Fate, bool) {
 	defer k.mu.Unlock()
 	e, ok := k.stored[t]
 	return e.fate, ok
-}
-
-// UDP returns a UDP packet with one byte of payload, without checksums.
-func UDP(local, remote netip.AddrPort, dir packet.Direction) Packet {
-	const udp = 17
-	src, dst := local, remote
-	if dir == packet.Inbound {
-		src, dst = remote, local
-	}
-	var b []byte
-	if src.Addr().Is4() {
-		b = append(b, 0x45, 0, 0, 29, 0, 0, 0, 0, 64, udp, 0, 0)
-	} else {
-		b = append(b, 0x60, 0, 0, 0, 0, 9, udp, 64)
-	}
-	b = append(b, src.Addr().AsSlice()...)
-	b = append(b, dst.Addr().AsSlice()...)
-	b = binary.BigEndian.AppendUint16(b, src.Port())
-	b = binary.BigEndian.AppendUint16(b, dst.Port())
-	b = append(b, 0, 9, 0, 0, 'x')
-	p := Packet{Bytes: b, Layer: 3}
-	if err := packet.Decode(b, dir, &p.Info); err != nil {
-		panic(err) // of two ports of one version it is right
-	}
-	return p
 }

@@ -130,6 +130,18 @@ func (h *StreamDevice) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// StartWrite is Write: this driver takes no time.
+func (h *StreamDevice) StartWrite(b []byte) (interface{ Wait() error }, error) {
+	if _, err := h.Write(b); err != nil {
+		return failed{err}, nil // as a driver refuses: not at once
+	}
+	return failed{}, nil
+}
+
+type failed struct{ err error }
+
+func (f failed) Wait() error { return f.err }
+
 // commandLocked reads a command by the protocol's table.
 func (d *Stream) commandLocked(b []byte) error {
 	sizes := map[byte]int{0: 1, 1: 10, 2: 15, 3: 39, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1}

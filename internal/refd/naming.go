@@ -53,10 +53,20 @@ func (d *Daemon) buildNaming() error {
 	return nil
 }
 
-// heard takes what the system's resolver answered.
+// heard takes what the system's resolver answered. Where it tells to whom, the name is that process's.
 func (d *Daemon) heard(a dnsmon.Answer) {
-	d.naming.table.Add(names.Systemd, names.Asker{}, names.Resolve(&a)...)
+	var who names.Asker
+	if a.PID != 0 {
+		if p, err := d.processes.Process(a.PID); err == nil {
+			who = names.Asker{PID: p.PID, Start: p.StartTicks}
+		}
+	}
+	d.naming.heard(a, who)
 	d.check.heardName(&a)
+}
+
+func (n *namingParts) heard(a dnsmon.Answer, who names.Asker) {
+	n.table.Add(resolverSource, who, names.Resolve(&a)...)
 }
 
 // patientFinder waits for names while there is anybody who could tell them.

@@ -17,11 +17,10 @@ func TestResolveRemote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Daemon{naming: namingParts{table: table}}
-	n := &d.naming
-	d.heard(dnsmon.Answer{Asked: []string{"alias.test"}, Records: []dnsmon.Record{
+	n := &namingParts{table: table}
+	n.heard(dnsmon.Answer{Asked: []string{"alias.test"}, Records: []dnsmon.Record{
 		{Name: "alias.test", Target: "node.test"}, {Name: "node.test", Addr: netip.MustParseAddr("2001:db8::1")},
-	}})
+	}}, names.Asker{})
 	unknown := func(context.Context, string) (netip.Addr, []string, error) {
 		return netip.Addr{}, nil, errUnknownDomain
 	}

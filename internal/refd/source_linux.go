@@ -8,8 +8,12 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/config"
 	"github.com/weirfw/weir/internal/refd/metrics"
+	"github.com/weirfw/weir/pkg/names"
 	"github.com/weirfw/weir/pkg/nfq"
 )
+
+// resolverSource is where names come from that the system's resolver tells.
+const resolverSource = names.Systemd
 
 // nfqSource is the Linux backend.
 type nfqSource struct {

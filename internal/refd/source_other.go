@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !windows
 
 package refd
 
@@ -11,9 +11,13 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/config"
 	"github.com/weirfw/weir/internal/refd/metrics"
+	"github.com/weirfw/weir/pkg/names"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/splittunnel"
 )
+
+// resolverSource is where names would come from that the system's resolver tells.
+const resolverSource = names.Systemd
 
 func unsupported(what string) error {
 	return fmt.Errorf("%s on %s/%s: %w", what, runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)

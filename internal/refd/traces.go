@@ -16,11 +16,13 @@ type Traces struct {
 	Tables []uint32
 	// Files are those that remember what was there before, of one configuration.
 	Files []string
+	// Services are those of drivers, on Windows.
+	Services []string
 }
 
 // Of returns the traces that a cleanup with this configuration removes, and those that it leaves.
 func (t Traces) Of(cfg *config.File) (own, others Traces) {
-	own.Files = t.Files
+	own.Files, own.Services = t.Files, t.Services
 	for _, p := range t.Prefixes {
 		to := &others
 		if p == cfg.Netfilter.ChainPrefix {
@@ -50,6 +52,9 @@ func (t Traces) String() string {
 	}
 	if len(t.Files) > 0 {
 		parts = append(parts, strings.Join(t.Files, ", "))
+	}
+	if len(t.Services) > 0 {
+		parts = append(parts, "the service of the driver "+strings.Join(t.Services, ", "))
 	}
 	return strings.Join(parts, "; ")
 }

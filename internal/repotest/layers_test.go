@@ -32,6 +32,7 @@ const (
 var layers = map[string]layer{
 	"internal/platform": seams,
 	"internal/winsvc":   seams,
+	"internal/winpipe":  seams,
 	"internal/varlink":  seams,
 	"internal/kextdev":  seams,
 	"internal/etw":      seams,

@@ -216,7 +216,7 @@ func TestDepsInstallsWhatTestsNeed(t *testing.T) {
 	call := regexp.MustCompile(`testutil\.RequireTool\(\w[\w.]*((?:, "[^"]+")+)\)`)
 	word := regexp.MustCompile(`"([^"]+)"`)
 	// beside others in a package that is installed for them, or in every Debian
-	with := map[string]string{"iptables-legacy": "iptables-nft", "unshare": "nsenter", "setpriv": "nsenter", "wg": "wg-quick", "bash": "", "go": "", "no-such-program-here": ""}
+	with := map[string]string{"iptables-legacy": "iptables-nft", "unshare": "nsenter", "setpriv": "nsenter", "wg": "wg-quick", "bash": "", "go": "", "weir-tool.exe": "", "no-such-program-here": ""}
 	asked := 0
 	for _, path := range sourceFiles(t, "_test.go") {
 		b, err := os.ReadFile(filepath.Join(root, path))

@@ -3,6 +3,7 @@ package testutil_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -47,8 +48,13 @@ func TestUnavailable(t *testing.T) {
 }
 
 func TestRequireToolFindsWhatIsThere(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "weir-tool.exe"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
 	r := &recorder{TB: t}
-	testutil.RequireTool(r, "go")
+	testutil.RequireTool(r, "weir-tool.exe")
 	if r.fatal+r.skipped != "" {
 		t.Errorf("got %q; want nothing", r.fatal+r.skipped)
 	}

@@ -10,31 +10,12 @@ import (
 	"golang.org/x/sys/windows"
 
 	"github.com/weirfw/weir/internal/winerig"
-	"github.com/weirfw/weir/internal/winsvc"
 )
 
 // load loads the fake driver and returns both sides of it.
 func load(t *testing.T, p winerig.Personality) (*winerig.Driver, windows.Handle) {
 	t.Helper()
-	path := winerig.DriverFile(t, p)
-	winerig.Lock(t)
-	d, err := winsvc.InstallDriver(t.Context(), winsvc.Driver{Name: "WeirRigTest", Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := d.Remove(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := d.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	rig, err := winerig.Connect()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { rig.Close() })
+	rig := winerig.Load(t, p)
 	name, err := windows.UTF16PtrFromString(`\\.\PortmasterKext`)
 	if err != nil {
 		t.Fatal(err)

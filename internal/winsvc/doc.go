@@ -1,4 +1,5 @@
-// Package winsvc installs, starts, stops and removes Windows services: the kernel driver's, and refd's own.
+// Package winsvc installs, starts, stops and removes Windows services, the kernel driver's and refd's own, and protects the folder of
+// their files.
 //
 // # Image paths
 //
@@ -25,6 +26,10 @@ var (
 	ErrNoDriver = errors.New("winsvc: no driver file")
 	// ErrUnsigned says that Windows does not load the driver because of its signature.
 	ErrUnsigned = errors.New("winsvc: driver not signed as Windows demands")
+	// ErrNoDriverService says that the service of this name is no driver's, and was left alone.
+	ErrNoDriverService = errors.New("winsvc: the service of this name is no driver's: choose another name")
+	// ErrForeign says that a file which only administrators may write belongs to somebody else.
+	ErrForeign = errors.New("winsvc: not to be trusted")
 	// ErrNotInstalled says that there is no service of this name.
 	ErrNotInstalled = errors.New("winsvc: service not installed")
 	// ErrInstalled says that there is one already.

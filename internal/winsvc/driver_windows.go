@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/windows"
 	"golang.org/x/sys/windows/svc"
@@ -42,7 +43,7 @@ func InstallDriver(ctx context.Context, d Driver) (*DriverService, error) {
 	}
 	defer m.Disconnect() //nolint:errcheck // only asked
 	for {
-		if err := remove(ctx, m, d.Name); err != nil && !errors.Is(err, ErrNotInstalled) {
+		if err := removeDriver(ctx, m, d.Name); err != nil && !errors.Is(err, ErrNotInstalled) {
 			return nil, fmt.Errorf("winsvc: replace the service %s: %w", d.Name, err)
 		}
 		s, err := create(m, d.Name, ntPath(d.Path), windows.SERVICE_KERNEL_DRIVER, windows.SERVICE_DEMAND_START)
@@ -94,10 +95,56 @@ func RemoveDriver(ctx context.Context, name string) error {
 	defer m.Disconnect() //nolint:errcheck // only asked
 	ctx, cancel := context.WithTimeout(ctx, replaceWait)
 	defer cancel()
-	if err := remove(ctx, m, name); err != nil {
+	if err := removeDriver(ctx, m, name); err != nil {
 		return fmt.Errorf("winsvc: remove %s: %w", name, err)
 	}
 	return nil
+}
+
+// removeDriver is remove for a service that is a driver's: a name in a configuration must not cost anybody another service.
+func removeDriver(ctx context.Context, m *mgr.Mgr, name string) error {
+	s, err := open(m, name)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(checkDriver(s), s.Close())
+	if err != nil {
+		return err
+	}
+	return remove(ctx, m, name)
+}
+
+func checkDriver(s *mgr.Service) error {
+	var status windows.SERVICE_STATUS_PROCESS
+	var needed uint32
+	err := windows.QueryServiceStatusEx(s.Handle, windows.SC_STATUS_PROCESS_INFO, (*byte)(unsafe.Pointer(&status)), uint32(unsafe.Sizeof(status)), &needed)
+	if err != nil {
+		return fmt.Errorf("ask for its kind: %w", err)
+	}
+	if status.ServiceType != windows.SERVICE_KERNEL_DRIVER {
+		return fmt.Errorf("%w: %s", ErrNoDriverService, s.Name)
+	}
+	return nil
+}
+
+// Installed reports whether there is a service of this name.
+func Installed(name string) (bool, error) {
+	m, err := connect()
+	if err != nil {
+		return false, err
+	}
+	defer m.Disconnect() //nolint:errcheck // only asked
+	s, err := open(m, name)
+	if errors.Is(err, ErrNotInstalled) {
+		return false, nil
+	}
+	if err == nil {
+		err = s.Close()
+	}
+	if err != nil {
+		return false, fmt.Errorf("winsvc: look for %s: %w", name, err)
+	}
+	return true, nil
 }
 
 func connect() (*mgr.Mgr, error) {

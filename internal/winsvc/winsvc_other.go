@@ -30,6 +30,12 @@ func (*DriverService) Remove() error { return unsupported("remove a driver") }
 // RemoveDriver returns an error that wraps errors.ErrUnsupported.
 func RemoveDriver(context.Context, string) error { return unsupported("remove a driver") }
 
+// Installed returns an error that wraps errors.ErrUnsupported.
+func Installed(string) (bool, error) { return false, unsupported("look for a service") }
+
+// ProtectFolder returns an error that wraps errors.ErrUnsupported.
+func ProtectFolder(string, ...string) error { return unsupported("protect a folder") }
+
 // Install returns an error that wraps errors.ErrUnsupported.
 func Install(Program) error { return unsupported("install a service") }
 

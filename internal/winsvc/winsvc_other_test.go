@@ -14,11 +14,14 @@ import (
 func TestUnsupported(t *testing.T) {
 	ctx := t.Context()
 	_, err := winsvc.InstallDriver(ctx, winsvc.Driver{})
+	_, installed := winsvc.Installed("x")
 	for what, err := range map[string]error{
 		"InstallDriver": err,
 		"driver Start":  new(winsvc.DriverService).Start(ctx),
 		"driver Remove": new(winsvc.DriverService).Remove(),
 		"RemoveDriver":  winsvc.RemoveDriver(ctx, "x"),
+		"Installed":     installed,
+		"ProtectFolder": winsvc.ProtectFolder("x"),
 		"Install":       winsvc.Install(winsvc.Program{}),
 		"Uninstall":     winsvc.Uninstall(ctx, "x"),
 		"Start":         winsvc.Start(ctx, "x"),

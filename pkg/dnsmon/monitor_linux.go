@@ -1,31 +1,19 @@
 package dnsmon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/weirfw/weir/internal/varlink"
 )
 
 // Monitor is told by systemd-resolved what it answers. Create it with New.
-type Monitor struct {
-	cfg       Config
-	answers   atomic.Uint64
-	bad       atomic.Uint64
-	connects  atomic.Uint64
-	connected atomic.Bool
-	condition string // the ID of what was reported last and is not over; of Run alone
-}
+type Monitor struct{ monitor }
 
 // New returns a Monitor that does nothing yet. The error wraps ErrConfig, or errors.ErrUnsupported on a system whose resolver
 // does not tell.
@@ -33,56 +21,13 @@ func New(cfg Config) (*Monitor, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	return &Monitor{cfg: cfg}, nil
-}
-
-func (c *Config) setDefaults() error {
-	c.Socket = cmp.Or(c.Socket, DefaultSocket)
-	c.MinPause = cmp.Or(c.MinPause, DefaultMinPause)
-	c.MaxPause = cmp.Or(c.MaxPause, max(c.MinPause, DefaultMaxPause))
-	if c.Report == nil {
-		c.Report = func(Condition) {}
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Handle == nil || c.MinPause < 0 || c.MaxPause < c.MinPause {
-		return fmt.Errorf("%w: Handle is required, MinPause must be positive and not above MaxPause", ErrConfig)
-	}
-	return nil
-}
-
-// Stats may be called at any time.
-func (m *Monitor) Stats() Stats {
-	return Stats{Answers: m.answers.Load(), Bad: m.bad.Load(), Connects: m.connects.Load(), Connected: m.connected.Load()}
+	return &Monitor{monitor{cfg: cfg}}, nil
 }
 
 // Run listens until ctx is done; then it returns nil. It calls ready once: when the resolver tells, or at the first failure, which
 // Config.Report gets. A resolver that is not there, or goes away, is tried again; what it answers meanwhile is lost.
 func (m *Monitor) Run(ctx context.Context, ready func()) error {
-	var once sync.Once
-	settled := func() {
-		if ready != nil {
-			once.Do(ready)
-		}
-	}
-	for pause := m.cfg.MinPause; ctx.Err() == nil; pause = min(2*pause, m.cfg.MaxPause) {
-		err := m.listen(ctx, settled)
-		if ctx.Err() != nil {
-			break
-		}
-		if m.connected.Swap(false) {
-			pause = m.cfg.MinPause
-		}
-		m.failed(err)
-		settled()
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-	}
-	m.connected.Store(false)
-	return nil
+	return m.keepListening(ctx, ready, m.listen, m.failed)
 }
 
 // listen subscribes and hands over what comes, until that ends.
@@ -161,19 +106,6 @@ func (m *Monitor) failed(err error) {
 func refuses(name string) bool {
 	return strings.HasSuffix(name, ".PermissionDenied") || strings.HasSuffix(name, ".InteractiveAuthenticationRequired") ||
 		strings.HasSuffix(name, ".NotAuthenticated")
-}
-
-// report tells a condition once, and that the one before is over. Without an ID there is none any more.
-func (m *Monitor) report(c Condition) {
-	if c.ID == m.condition {
-		return
-	}
-	if m.condition != "" {
-		m.cfg.Report(Condition{ID: m.condition, Over: true})
-	}
-	if m.condition = c.ID; c.ID != "" {
-		m.cfg.Report(c)
-	}
 }
 
 // subscription is the call that begins the stream of events.

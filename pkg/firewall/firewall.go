@@ -292,10 +292,19 @@ func (f *Firewall) Handle(p packet.Packet) {
 		fl = &flow{tuple: i.Tuple}
 		fl.queue = append(fl.first[:0], p)
 		shard.m[i.Tuple] = fl
+		if f.expectsInfo(p) {
+			f.awaitInfo(fl)
+			shard.mu.Unlock()
+			return
+		}
 		shard.mu.Unlock()
 		if !f.judgeOnTheSpot(fl, p) {
 			f.schedule(fl)
 		}
+	case fl.info != nil && p.InfoOnly():
+		fl.infoCame(p)
+		shard.mu.Unlock()
+		f.schedule(fl)
 	case len(fl.queue) >= f.cfg.QueueLength:
 		shard.mu.Unlock()
 		f.stats.queueFull.Add(1)

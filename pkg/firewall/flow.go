@@ -24,6 +24,9 @@ type flow struct {
 	queue []packet.Packet
 	// first is room for the queue: most connections have one packet in it.
 	first [1]packet.Packet
+	// info is set while the flow waits for its connection's info-only packet.
+	// The shard's lock guards it.
+	info *time.Timer
 	// older: its connection was there before the firewall.
 	older bool
 	// policy is the number of re-evaluations when the decision began.

@@ -7,9 +7,10 @@ import (
 )
 
 // older reports whether the TCP connection of a first packet was there before
-// the firewall.
+// the firewall. Without flags it is not a packet but what a driver tells about a
+// socket that connects or accepts (or one that no TCP sends).
 func older(i *packet.Info) bool {
-	return i.Protocol == packet.TCP && !isOpening(i)
+	return i.Protocol == packet.TCP && i.TCPFlags != 0 && !isOpening(i)
 }
 
 // findOlder completes fl.older for a connection that is to be redirected: for

@@ -19,6 +19,7 @@ type counters struct {
 	reassigned     atomic.Uint64
 	received       atomic.Uint64
 	sent           atomic.Uint64
+	infoMissed     atomic.Uint64
 }
 
 // Stats are counts since New.
@@ -46,6 +47,9 @@ type Stats struct {
 	// ReceivedBytes and SentBytes are those of connections, as far as the packet backend has told of them.
 	ReceivedBytes uint64 `json:"receivedBytes"`
 	SentBytes     uint64 `json:"sentBytes"`
+	// InfoMissed counts connections whose process the backend was to tell, and
+	// did not in time.
+	InfoMissed uint64 `json:"infoMissed"`
 	// Waiting is how many connections wait for a handler, name or person now.
 	Waiting int `json:"waiting"`
 }
@@ -62,6 +66,7 @@ func (f *Firewall) Stats() Stats {
 		Reassigned:     f.stats.reassigned.Load(),
 		ReceivedBytes:  f.stats.received.Load(),
 		SentBytes:      f.stats.sent.Load(),
+		InfoMissed:     f.stats.infoMissed.Load(),
 		Waiting:        int(f.waiting.n.Load() + f.asking[0].n.Load() + f.asking[1].n.Load()),
 	}
 	for i := range s.Verdicts {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"testing"
 
+	"github.com/weirfw/weir/internal/kexttest"
 	"github.com/weirfw/weir/internal/kextwire/ioctl"
 	"github.com/weirfw/weir/pkg/kextv1"
 	"github.com/weirfw/weir/pkg/packet"
@@ -62,11 +63,11 @@ func FuzzReceive(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := &handler{
-			lookup: func(i *packet.Info) (verdict.Action, uint8, bool) {
+		h := &kexttest.Handler{
+			OnLookup: func(i *packet.Info) (verdict.Action, uint8, bool) {
 				return verdict.ActionAccept, 0, i.Local.Port()%2 == 0
 			},
-			handle: func(p packet.Packet) {
+			OnHandle: func(p packet.Packet) {
 				if b, err := p.Payload(); err != nil && !errors.Is(err, packet.ErrNoPayload) || len(b) > 40+1<<16 {
 					t.Errorf("got %d bytes, %v", len(b), err)
 				}

@@ -62,10 +62,13 @@ type conversation struct {
 	delivery kextcore.Delivery
 	usage    []intercept.Usage
 	empty    int // reads in a row that brought nothing
+	verdicts overlapped
 }
 
 func newConversation(dev Device, split bool) *conversation {
-	return &conversation{dev: dev, split: split, buf: make([]byte, readSize)}
+	c := &conversation{dev: dev, split: split, buf: make([]byte, readSize)}
+	c.verdicts.dev, _ = dev.(starter)
+	return c
 }
 
 // Receive implements kextcore.Protocol.
@@ -84,6 +87,7 @@ func (c *conversation) Receive(s *kextcore.Session) error {
 	}
 	c.empty = 0
 	c.decoder.Feed(c.buf[:n])
+	defer c.verdicts.finish(s)
 	for {
 		ok, err := c.decoder.Next(&c.info)
 		switch {
@@ -163,6 +167,12 @@ func (c *conversation) Verdict(id uint64, action verdict.Action, scratch *kextco
 		return fmt.Errorf("write: %w", werr)
 	}
 	return err
+}
+
+// BeginVerdict implements kextcore.Overlapper.
+func (c *conversation) BeginVerdict(s *kextcore.Session, id uint64, action verdict.Action) bool {
+	number, err := c.number(action)
+	return err == nil && c.verdicts.begin(s, id, number)
 }
 
 // Update implements kextcore.Protocol.

@@ -59,11 +59,11 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := &handler{
-			lookup: func(i *packet.Info) (verdict.Action, uint8, bool) {
+		h := &kexttest.Handler{
+			OnLookup: func(i *packet.Info) (verdict.Action, uint8, bool) {
 				return verdict.ActionAccept, 0, i.Local.Port()%2 == 0
 			},
-			handle: func(p packet.Packet) {
+			OnHandle: func(p packet.Packet) {
 				_, perr := p.Payload()
 				if perr != nil && !errors.Is(perr, packet.ErrNoPayload) {
 					t.Errorf("got %v; want ErrNoPayload", perr)

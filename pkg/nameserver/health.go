@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -181,9 +180,9 @@ func (s *server) remedy(err error) string {
 		return "It may not be meant for this host: use another server."
 	case errors.Is(err, errForger), errors.Is(err, errForeign):
 		return "Somebody may be forging answers: use DNS over TLS or HTTPS."
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, errRefused):
 		return "Nothing listens there: check address and port."
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+	case errors.Is(err, errNetUnreachable), errors.Is(err, errHostUnreachable):
 		return "There is no way to it: check this host's network, or use a server that the network reaches."
 	}
 	return "Check the network, or use another server."

@@ -125,7 +125,7 @@ const anyPortTries = 20
 // open listens on one address by UDP and TCP, on the same port.
 func (l *listeners) open(a netip.AddrPort) (got netip.AddrPort, err error) {
 	for range anyPortTries {
-		if got, err = l.openOnce(a); a.Port() != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+		if got, err = l.openOnce(a); a.Port() != 0 || !errors.Is(err, errInUse) {
 			break
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirfw/weir/internal/winerig"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/rules"
 )
@@ -113,7 +114,7 @@ func TestSplitSpeed(t *testing.T) {
 			if n := testing.AllocsPerRun(2*len(conns), split); n != 0 {
 				t.Errorf("got %v allocations; want 0", n)
 			}
-			if raceEnabled {
+			if raceEnabled || winerig.UnderWine() {
 				return
 			}
 			took := best(500, maxDecide, func() time.Duration {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -159,13 +158,13 @@ func (a *access) knowPeer(p peer) (caller, *refusal) {
 	case p.err != nil:
 		a.log.Warn("API request refused", "err", p.err)
 		return who, &refusal{http.StatusForbidden, "refd cannot tell who you are"}
-	case p.uid == 0 || p.uid == uint32(os.Geteuid()):
+	case p.admitted():
 		who.role = ReadWrite
 	case a.group.gid >= 0 && slices.Contains(p.groups, uint32(a.group.gid)):
 		who.role = a.group.role
 	default:
 		a.log.Warn("API request refused", "uid", p.uid, "pid", p.pid)
-		return who, &refusal{http.StatusForbidden, "only root may talk to refd: use sudo"}
+		return who, &refusal{http.StatusForbidden, "only " + permitted + " may talk to refd: " + getPermission}
 	}
 	return who, nil
 }

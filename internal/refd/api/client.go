@@ -25,13 +25,10 @@ type Client struct {
 	http   http.Client
 }
 
-// NewClient returns a client for the socket at path.
+// NewClient returns a client for the socket, on Windows the named pipe, at path.
 func NewClient(path string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path) //nolint:wrapcheck // call wraps it
-	}
-	return &Client{socket: path, http: http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: 2 * time.Minute}}
+	connect := func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) }
+	return &Client{socket: path, http: http.Client{Transport: &http.Transport{DialContext: connect}, Timeout: 2 * time.Minute}}
 }
 
 // Close closes idle connections; the client can be used again.
@@ -60,7 +57,7 @@ func (c *Client) call(ctx context.Context, method, route string, in, out any) er
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w (nobody answers on %s): start it with `refd run`", ErrNotRunning, c.socket)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("open %s: %w: use sudo", c.socket, fs.ErrPermission)
+		return fmt.Errorf("open %s: %w: %s", c.socket, fs.ErrPermission, getPermission)
 	case err != nil:
 		return fmt.Errorf("ask refd: %w", err)
 	}

@@ -6,10 +6,10 @@ import (
 	"net"
 )
 
-// errNoPeer is of a connection that is not over a unix socket.
-var errNoPeer = errors.New("not a unix socket")
+// errNoPeer is of a connection that is not over the unix socket, or the named pipe.
+var errNoPeer = errors.New("not over refd's socket")
 
-// peer is who is at the other end of a connection over a unix socket.
+// peer is who is at the other end of a connection over a unix socket or a named pipe.
 type peer struct {
 	uid    uint32
 	pid    int
@@ -20,11 +20,7 @@ type peer struct {
 type peerKey struct{}
 
 func withPeer(ctx context.Context, c net.Conn) context.Context {
-	p := peer{err: errNoPeer}
-	if u, ok := c.(*net.UnixConn); ok {
-		p = peerCredentials(u)
-	}
-	return context.WithValue(ctx, peerKey{}, p)
+	return context.WithValue(ctx, peerKey{}, peerCredentials(c))
 }
 
 func peerOf(ctx context.Context) peer {

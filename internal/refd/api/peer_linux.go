@@ -10,7 +10,11 @@ import (
 )
 
 // peerCredentials asks the kernel who opened the connection (unix(7), SO_PEERCRED and SO_PEERGROUPS).
-func peerCredentials(u *net.UnixConn) peer {
+func peerCredentials(c net.Conn) peer {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return peer{err: errNoPeer}
+	}
 	raw, err := u.SyscallConn()
 	if err != nil {
 		return peer{err: fmt.Errorf("peer credentials: %w", err)}

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !windows
 
 package api
 
@@ -9,6 +9,9 @@ import (
 	"runtime"
 )
 
-func peerCredentials(*net.UnixConn) peer {
+func peerCredentials(c net.Conn) peer {
+	if _, ok := c.(*net.UnixConn); !ok {
+		return peer{err: errNoPeer}
+	}
 	return peer{err: fmt.Errorf("peer credentials on %s/%s: %w", runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)}
 }

@@ -12,11 +12,10 @@ import (
 
 	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/firewall"
+	"github.com/weirfw/weir/pkg/kext"
+	"github.com/weirfw/weir/pkg/kextv2"
 	"github.com/weirfw/weir/pkg/rules"
 )
-
-// MaxSocket is how many bytes the path of the API's socket may have (unix(7)).
-const MaxSocket = 107
 
 // File is the content of a configuration file. Default returns the values of
 // what is not written.
@@ -38,6 +37,8 @@ type File struct {
 	Log       Log       `yaml:"log"`
 	API       API       `yaml:"api"`
 	Netfilter Netfilter `yaml:"netfilter"`
+	// Kext is the packet backend of Windows, as Netfilter is that of Linux.
+	Kext Kext `yaml:"kext"`
 	// SplitTunnel says how split connections are carried; which those are is
 	// said by split.
 	SplitTunnel SplitTunnel `yaml:"split_tunnel"`
@@ -78,7 +79,7 @@ type Log struct {
 
 // API configures the local control interface.
 type API struct {
-	// Socket is the path of the unix socket.
+	// Socket is the path of the unix socket, on Windows the name of the pipe.
 	Socket string `yaml:"socket"`
 	// Group is whose members may use the socket and read the tokens, with GroupRole: read or write. Empty is nobody.
 	Group     string    `yaml:"group"`
@@ -116,6 +117,23 @@ type Netfilter struct {
 	PacketTimeout time.Duration `yaml:"packet_timeout"`
 	// FailOpen accepts packets when a queue is full.
 	FailOpen bool `yaml:"fail_open"`
+}
+
+// Kext configures the Windows backend.
+type Kext struct {
+	// Driver is the file of the kernel driver. It is not ours to ship: there is
+	// no default.
+	Driver string `yaml:"driver"`
+	// Service is the name of the driver's service, which refd makes at its start
+	// and removes at its end.
+	Service string `yaml:"service"`
+	// Device is the path of the driver's device.
+	Device string `yaml:"device"`
+	// TrustSplitTunnel believes that a driver of protocol v1 knows the split
+	// tunnel, as only changed ones do.
+	TrustSplitTunnel bool `yaml:"trust_split_tunnel"`
+	// PacketTimeout is how long a packet may wait for its verdict.
+	PacketTimeout time.Duration `yaml:"packet_timeout"`
 }
 
 // Queues are the NFQUEUE numbers.
@@ -200,14 +218,14 @@ type IVPN struct {
 func Default() File {
 	return File{
 		Mode:              Observe,
-		OnExit:            Closed,
+		OnExit:            defaultOnExit,
 		PermanentVerdicts: true,
 		Failed:            FailBlock,
 		OnChange:          Cut,
 		Ask:               Ask{DenyAfter: 10 * time.Second, Timeout: time.Minute},
 		Handler:           Handler{Deadline: 250 * time.Millisecond},
 		Log:               Log{Level: slog.LevelInfo, Format: Text},
-		API:               API{Socket: "/run/weir/refd.sock", Group: "weir", GroupRole: GroupWrite, Listen: netip.MustParseAddrPort("127.0.0.1:818")},
+		API:               API{Socket: defaultSocket, Group: "weir", GroupRole: GroupWrite, Listen: netip.MustParseAddrPort("127.0.0.1:818")},
 		History:           History{MaxLive: 1 << 18, MaxEnded: 10_000, KeepEnded: 10 * time.Minute},
 		Attribution:       Attribution{Method: MethodAuto},
 		Recording:         Recording{Keep: 30 * 24 * time.Hour, MaxSize: 256, Exclude: []string{}},
@@ -223,9 +241,10 @@ func Default() File {
 			QueueLength:   65535,
 			PacketTimeout: 30 * time.Second,
 		},
+		Kext: Kext{Service: kextName, Device: kext.DefaultDevice, PacketTimeout: kextTimeout},
 		SplitTunnel: SplitTunnel{
-			Enabled: true, Engine: SplitKroute, Table: 1719, Priority: 719, Interfaces: 8,
-			Listen4: netip.MustParseAddrPort("127.0.0.17:719"), Listen6: netip.MustParseAddrPort("[::1]:719"),
+			Enabled: true, Engine: defaultEngine, Table: 1719, Priority: 719, Interfaces: 8,
+			Listen4: netip.MustParseAddrPort(defaultListen4), Listen6: netip.MustParseAddrPort(defaultListen6),
 		},
 		DNS: DNS{
 			Monitor: true, ResolvedSocket: dnsmon.DefaultSocket, Packets: true, Wait: firewall.DefaultNameWait, CNAMEs: true,
@@ -236,6 +255,13 @@ func Default() File {
 		IVPN:         IVPN{Enabled: true, Role: IVPNNeutral, Ping: netip.MustParseAddrPort("127.0.0.1:817"), Notice: true},
 	}
 }
+
+// kextName is the name of the driver that the protocols are known from, and that
+// of its service.
+const kextName = "PortmasterKext"
+
+// kextTimeout is kext's own default.
+const kextTimeout = kextv2.DefaultTimeout
 
 // Mode is observe or enforce.
 type Mode string
@@ -325,6 +351,9 @@ const (
 // value is a problem with a value that the rules package does not check.
 type value struct{ path, msg, hint string }
 
+// loopbackCheck notes an address that is no loopback address of its family.
+type loopbackCheck func(path string, got, example netip.AddrPort, family string)
+
 // bad returns a problem with what was written.
 func bad(path, written, msg, hint string) value {
 	return value{path, fmt.Sprintf("%q: %s", written, msg), hint}
@@ -342,14 +371,14 @@ func (f *File) check() []value {
 		found = append(found, bad(path, got, "unknown value", fmt.Sprintf("use one of %q", want)))
 	}
 	oneOf("mode", string(f.Mode), string(Observe), string(Enforce))
-	oneOf("on_exit", string(f.OnExit), string(Closed), string(Open))
+	oneOf("on_exit", string(f.OnExit), onExits()...)
 	oneOf("failed", string(f.Failed), string(FailBlock), string(FailDrop))
 	oneOf("on_change", string(f.OnChange), string(Cut), string(Leave))
 	oneOf("api.group_role", string(f.API.GroupRole), string(GroupRead), string(GroupWrite))
 	oneOf("log.format", string(f.Log.Format), string(Text), string(JSON))
 	oneOf("netfilter.variant", f.Netfilter.Variant, "auto", "nft", "legacy")
-	oneOf("split_tunnel.engine", string(f.SplitTunnel.Engine), string(SplitKroute), string(SplitProxy), string(SplitNone))
 	oneOf("attribution.method", string(f.Attribution.Method), string(MethodAuto), string(MethodInetDiag), string(MethodProc))
+	oneOf("split_tunnel.engine", string(f.SplitTunnel.Engine), engines()...)
 	oneOf("ivpn.role", string(f.IVPN.Role), string(IVPNNeutral), string(IVPNFirewall))
 	atLeast := func(path string, got, low time.Duration) {
 		if got < low {
@@ -361,6 +390,7 @@ func (f *File) check() []value {
 	atLeast("handler.deadline", f.Handler.Deadline, time.Millisecond)
 	atLeast("connections.keep_ended", f.History.KeepEnded, 0)
 	atLeast("netfilter.packet_timeout", f.Netfilter.PacketTimeout, 100*time.Millisecond)
+	atLeast("kext.packet_timeout", f.Kext.PacketTimeout, 100*time.Millisecond)
 	within := func(path string, got, low, high int) {
 		if got < low || got > high {
 			found = append(found, bad(path, fmt.Sprint(got), "out of range", fmt.Sprintf("use %d to %d", low, high)))
@@ -378,45 +408,16 @@ func (f *File) check() []value {
 			found = append(found, bad(path, got.String(), "not a loopback address of "+family+" with a port", "write it like "+example.String()))
 		}
 	}
-	def := Default().SplitTunnel
-	loopback("split_tunnel.listen4", f.SplitTunnel.Listen4, def.Listen4, "IPv4")
-	loopback("split_tunnel.listen6", f.SplitTunnel.Listen6, def.Listen6, "IPv6")
 	if a := f.API.Listen; a.IsValid() && (!a.Addr().IsLoopback() || a.Addr().Zone() != "" || a.Port() == 0) {
 		found = append(found, bad("api.listen", a.String(), "not a loopback address with a port", `write 127.0.0.1:818, or "" for no web page`))
 	}
+	found = append(found, f.SplitTunnel.checkListen(loopback)...)
 	loopback("ivpn.ping", f.IVPN.Ping, Default().IVPN.Ping, "IPv4")
 	found = append(found, f.DNS.check()...)
 	found = append(found, f.Recording.check()...)
 	found = append(found, f.Connectivity.check()...)
 	found = append(found, f.checkPaths()...)
 	return append(found, f.checkHost(found)...)
-}
-
-// checkPaths finds files and sockets that cannot be meant.
-func (f *File) checkPaths() (found []value) {
-	absolute := func(path, got string) {
-		if len(got) == 0 || got[0] != '/' {
-			found = append(found, bad(path, got, "not an absolute path", `begin it with "/"`))
-		}
-	}
-	absolute("dns.resolved_socket", f.DNS.ResolvedSocket)
-	for i, p := range f.DNS.Endpoints {
-		absolute(fmt.Sprintf("dns.endpoints[%d]", i), p)
-	}
-	for name, files := range f.Lists {
-		for i, p := range files {
-			absolute(fmt.Sprintf("lists.%s[%d]", name, i), p)
-		}
-	}
-	absolute("api.socket", f.API.Socket)
-	absolute("netfilter.state_dir", f.Netfilter.StateDir)
-	if f.IVPN.Folder != "" {
-		absolute("ivpn.folder", f.IVPN.Folder)
-	}
-	if n := len(f.API.Socket); n > MaxSocket {
-		found = append(found, bad("api.socket", f.API.Socket, fmt.Sprintf("too long for a socket: %d bytes", n), fmt.Sprintf("use at most %d", MaxSocket)))
-	}
-	return found
 }
 
 func (d *DNS) check() (found []value) {
@@ -495,6 +496,7 @@ func (f *File) NeedRestart(next *File) []string {
 	differs("log.format", f.Log.Format == next.Log.Format)
 	differs("api", f.API == next.API)
 	differs("netfilter", f.Netfilter == next.Netfilter)
+	differs("kext", f.Kext == next.Kext)
 	split := next.SplitTunnel
 	split.Enabled = f.SplitTunnel.Enabled // a reload does it
 	differs("split_tunnel", f.SplitTunnel == split)

@@ -2,12 +2,12 @@ package intercepttest_test
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"testing"
 	"time"
 
+	"github.com/weirfw/weir/internal/kexttest"
 	"github.com/weirfw/weir/pkg/intercept"
 	"github.com/weirfw/weir/pkg/intercept/intercepttest"
 	"github.com/weirfw/weir/pkg/packet"
@@ -54,31 +54,8 @@ func newFakeFlow(t *testing.T, s *intercepttest.Source, kind intercepttest.FlowK
 	if kind.Version == 6 {
 		local, remote = netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
 	}
-	src, dst := netip.AddrPortFrom(local, port), netip.AddrPortFrom(remote, 53)
-	if kind.Direction == packet.Inbound {
-		src, dst = dst, src
-	}
-	f := &fakeFlow{source: s, packet: intercepttest.Packet{Payload: udpPacket(src, dst)}}
-	if err := packet.Decode(f.packet.Payload, kind.Direction, &f.packet.Info); err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
-// udpPacket is a UDP packet with one byte of payload, without checksums.
-func udpPacket(src, dst netip.AddrPort) []byte {
-	const udp = 17
-	var b []byte
-	if src.Addr().Is4() {
-		b = append(b, 0x45, 0, 0, 29, 0, 0, 0, 0, 64, udp, 0, 0)
-	} else {
-		b = append(b, 0x60, 0, 0, 0, 0, 9, udp, 64)
-	}
-	b = append(b, src.Addr().AsSlice()...)
-	b = append(b, dst.Addr().AsSlice()...)
-	b = binary.BigEndian.AppendUint16(b, src.Port())
-	b = binary.BigEndian.AppendUint16(b, dst.Port())
-	return append(b, 0, 9, 0, 0, 'x')
+	p := kexttest.UDP(netip.AddrPortFrom(local, port), netip.AddrPortFrom(remote, 53), kind.Direction)
+	return &fakeFlow{source: s, packet: intercepttest.Packet{Payload: p.Bytes, Info: p.Info}}
 }
 
 func (f *fakeFlow) Tuple() packet.Tuple { return f.packet.Info.Tuple }

@@ -25,6 +25,10 @@ const (
 // ErrTooMany is wrapped by Engine.Take when EngineConfig.MaxPending connections were announced and none of them has arrived.
 var ErrTooMany = errors.New("proxy: too many connections on their way")
 
+// ErrAmbiguous is wrapped by Engine.Take on Windows for a second destination of one client port while the first is in use: what is
+// redirected does not tell where it was to go, and must not go to another's destination.
+var ErrAmbiguous = errors.New("proxy: the client's port goes elsewhere already")
+
 // EngineConfig configures an Engine.
 type EngineConfig struct {
 	// Server configures the proxy. Its Director must be nil: the Engine is the Director.
@@ -59,6 +63,7 @@ type Engine struct {
 	paths   map[pathKey]splittunnel.Path
 	pending pendingTable
 	live    map[Request]liveEntry
+	clients clientTable
 }
 
 // pathKey is what there is at most one path of.
@@ -163,6 +168,10 @@ func (e *Engine) Take(t packet.Tuple, p splittunnel.Path) (uint8, error) {
 	if _, ok := e.paths[keyOf(p)]; !ok {
 		e.mu.Unlock()
 		return 0, fmt.Errorf("proxy: %s for %v: %w", p.Interface.Name, p.Family, splittunnel.ErrNotReady)
+	}
+	if err := e.announce(r); err != nil {
+		e.mu.Unlock()
+		return 0, err
 	}
 	ok := e.pending.put(r, keyOf(p), time.Now())
 	e.mu.Unlock()

@@ -18,6 +18,8 @@ type pendingEntry struct {
 	key    pathKey
 	until  time.Time
 	serial uint64
+	// back: it has arrived before, and may again.
+	back bool
 }
 
 type queued struct {
@@ -40,15 +42,17 @@ func (t *pendingTable) put(r Request, key pathKey, now time.Time) bool {
 	}
 	t.serial++
 	until := now.Add(t.ttl)
-	t.entries[r] = pendingEntry{key, until, t.serial}
+	t.entries[r] = pendingEntry{key: key, until: until, serial: t.serial}
 	t.queue = append(t.queue, queued{r, until, t.serial})
 	return true
 }
 
 // putBack is put, unless r was announced again in the meantime: the newer announcement counts.
 func (t *pendingTable) putBack(r Request, key pathKey, now time.Time) {
-	if _, ok := t.entries[r]; !ok {
-		t.put(r, key, now)
+	if _, ok := t.entries[r]; !ok && t.put(r, key, now) {
+		e := t.entries[r]
+		e.back = true
+		t.entries[r] = e
 	}
 }
 

@@ -68,6 +68,14 @@ type Keeper interface {
 	Keep(Request, Egress) bool
 }
 
+// Finder is a Director that knows where clients want to go. A connection that the driver of Windows has redirected arrives without its
+// destination, and nobody can be asked for it but who announced it.
+type Finder interface {
+	Director
+	// Find returns the request of a client. It must not block.
+	Find(p packet.Protocol, client netip.AddrPort) (Request, bool)
+}
+
 // The reasons for which requests are refused and sessions end. They arrive wrapped.
 var (
 	// ErrUnknown is what a Director returns for a request that nobody announced.
@@ -101,11 +109,12 @@ const maxListen = 16
 
 // Config configures a Server.
 type Config struct {
-	// Listen are the addresses to which connections are redirected, for TCP and UDP alike. They must be exact: an answer sent
-	// from an unspecified address would come from another one, which conntrack does not recognise. Optional; the default is
+	// Listen are the addresses to which connections are redirected, for TCP and UDP alike. On Linux they must be exact: an
+	// answer sent from an unspecified address would come from another one, which conntrack does not recognise. On Windows they
+	// must be unspecified: the driver redirects to the address that the connection comes from. Optional; the default is
 	// DefaultListen, of which the IPv6 address is left out on hosts without IPv6.
 	Listen []netip.AddrPort
-	// Director decides. Required.
+	// Director decides. Required. On Windows it must be a Finder.
 	Director Director
 	// Loops is the number of threads. Optional; 0 is GOMAXPROCS.
 	Loops int
@@ -133,18 +142,13 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// DefaultListen returns the addresses listened on unless the configuration says otherwise.
-func DefaultListen() []netip.AddrPort {
-	return []netip.AddrPort{
-		netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 17}), 719),
-		netip.AddrPortFrom(netip.IPv6Loopback(), 719),
-	}
-}
-
 // complete checks c and returns it with its defaults.
 func (c Config) complete() (Config, error) {
 	if c.Director == nil {
 		return c, errors.New("proxy: config: Director is required")
+	}
+	if err := c.checkDirector(); err != nil {
+		return c, err
 	}
 	if len(c.Listen) > maxListen {
 		return c, fmt.Errorf("proxy: config: %d addresses to listen on; at most %d are possible", len(c.Listen), maxListen)
@@ -205,16 +209,6 @@ func (c *Config) completeTimes() error {
 	}
 	if c.VerifyAfter == 0 {
 		c.VerifyAfter = DefaultVerifyAfter
-	}
-	return nil
-}
-
-func checkListen(a netip.AddrPort) error {
-	switch addr := a.Addr(); {
-	case !addr.IsValid() || a.Port() == 0:
-		return fmt.Errorf("proxy: config: listen address %v: an address and a port are needed", a)
-	case addr.IsUnspecified() || addr.IsMulticast() || addr.Is4In6() || addr.Zone() != "":
-		return fmt.Errorf("proxy: config: listen address %v: it must be one exact address of this host, such as 127.0.0.17:719", a)
 	}
 	return nil
 }

@@ -1,0 +1,13 @@
+//go:build !windows
+
+package nameserver
+
+import "syscall"
+
+// Errors of the network.
+const (
+	errRefused         = syscall.ECONNREFUSED
+	errNetUnreachable  = syscall.ENETUNREACH
+	errHostUnreachable = syscall.EHOSTUNREACH
+	errInUse           = syscall.EADDRINUSE
+)
