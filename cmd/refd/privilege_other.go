@@ -12,6 +12,9 @@ import (
 // privilege is what refd needs, and how to get it.
 const privilege = "root: use sudo"
 
+// resolverName is the resolver of the system that tells what it answers.
+const resolverName = "systemd-resolved"
+
 // privileged reports whether this process may intercept packets.
 func privileged() bool { return os.Geteuid() == 0 }
 

@@ -12,6 +12,9 @@ import (
 // privilege is what refd needs, and how to get it.
 const privilege = "an administrator: use a terminal that was started as administrator"
 
+// resolverName is the resolver of the system that tells what it answers.
+const resolverName = "the DNS client of Windows"
+
 // privileged reports whether this process may intercept packets.
 func privileged() bool { return windows.GetCurrentProcessToken().IsElevated() }
 

@@ -167,7 +167,7 @@ func attributionSummary(a *api.Attribution) string {
 func namesSummary(n *api.Names) string {
 	text := "for " + count(n.Addresses, "remote host")
 	if n.Resolver != nil && n.Resolver.Connected {
-		text += "; systemd-resolved tells what it answers"
+		text += "; " + resolverName + " tells what it answers"
 	}
 	return text
 }
