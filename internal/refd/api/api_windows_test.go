@@ -18,7 +18,9 @@ func serve(t *testing.T, b api.Backend) (pipe string) {
 	pipe = fmt.Sprintf(`\\.\pipe\weir-api-test-%d`, os.Getpid())
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- api.Serve(ctx, api.Config{Socket: pipe, Backend: b, Logger: slog.New(slog.DiscardHandler)}, func() { close(ready) }) }()
+	go func() {
+		done <- api.Serve(ctx, api.Config{Socket: pipe, Backend: b, Logger: slog.New(slog.DiscardHandler)}, func() { close(ready) })
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -56,7 +58,7 @@ func TestPipe(t *testing.T) {
 			t.Errorf("got %+v, %v", s, err)
 		}
 	}
-	err := api.Serve(t.Context(), pipe, fake{}, slog.New(slog.DiscardHandler), func() { t.Error("ready") })
+	err := api.Serve(t.Context(), api.Config{Socket: pipe, Backend: fake{}, Logger: slog.New(slog.DiscardHandler)}, func() { t.Error("ready") })
 	if err == nil || !strings.Contains(err.Error(), "another program has this pipe") {
 		t.Errorf("second server: got %v", err)
 	}
