@@ -217,10 +217,10 @@ func (b backend) Reload(ctx context.Context) (api.ReloadResult, error) { return 
 func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.opt.ConfigPath == "" {
+	if d.configPath() == "" {
 		return api.ReloadResult{}, fmt.Errorf("%w: refd was started without a configuration file", api.ErrRefused)
 	}
-	cfg, err := config.Read(d.opt.ConfigPath, rules.WithPrevious(d.rules.Load()), rules.WithInterfaces(d.opt.Interfaces))
+	cfg, err := config.Read(d.configPath(), rules.WithPrevious(d.rules.Load()), rules.WithInterfaces(d.opt.Interfaces))
 	if err != nil {
 		return api.ReloadResult{}, fmt.Errorf("%w: the old configuration stays: %w", api.ErrRefused, err)
 	}

@@ -111,9 +111,6 @@ func (d *Daemon) editOrCheck(ctx context.Context, onlyCheck bool, changes func(*
 	if err := replaceFile(d.configPath(), after); err != nil {
 		return api.ChangeResult{}, err
 	}
-	d.mu.Lock()
-	d.opt.ConfigPath = d.configPath()
-	d.mu.Unlock()
 	if out.ReloadResult, err = d.Reload(ctx); err != nil {
 		return out, errors.Join(err, replaceFile(d.configPath(), before))
 	}
