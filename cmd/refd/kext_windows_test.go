@@ -200,9 +200,9 @@ func packetsOfTest() (all []asked) {
 	for n, hosts := range [][2]string{{"10.0.0.5", "192.0.2.9"}, {"fd00::5", "2001:db8::9"}} {
 		local, remote := netip.MustParseAddr(hosts[0]), netip.MustParseAddr(hosts[1])
 		port := uint16(50000 + 100*n)
-		add := func(to uint16, dir packet.Direction, want string, make func(local, remote netip.AddrPort, dir packet.Direction) kexttest.Packet) {
+		add := func(to uint16, dir packet.Direction, want string, build func(local, remote netip.AddrPort, dir packet.Direction) kexttest.Packet) {
 			port++
-			all = append(all, asked{make(netip.AddrPortFrom(local, port), netip.AddrPortFrom(remote, to), dir), want})
+			all = append(all, asked{build(netip.AddrPortFrom(local, port), netip.AddrPortFrom(remote, to), dir), want})
 		}
 		add(443, packet.Outbound, "permanent accept", kexttest.SYN)
 		add(25, packet.Outbound, "permanent block", kexttest.SYN)

@@ -85,7 +85,7 @@ func Start(t testutil.TB, s intercept.Source, h intercept.Handler) (stop func() 
 		result <- err
 	}()
 	stop = sync.OnceValue(func() error { cancel(); return <-over })
-	t.Cleanup(func() { _ = stop() }) // the test that cares has called it
+	t.Cleanup(func() { _ = stop() }) //nolint:errcheck // the test that cares has called it
 	select {
 	case <-ready:
 	case err := <-over:

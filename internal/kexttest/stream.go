@@ -140,6 +140,7 @@ func (h *StreamDevice) StartWrite(b []byte) (interface{ Wait() error }, error) {
 
 type failed struct{ err error }
 
+// Wait says that the write failed.
 func (f failed) Wait() error { return f.err }
 
 // commandLocked reads a command by the protocol's table.

@@ -42,8 +42,8 @@ func (s *kextSource) Cut(t packet.Tuple) error {
 	if err := setTCPEntry.Find(); err != nil {
 		return fmt.Errorf("cut %v: %w", t, err)
 	}
-	status, _, _ := setTCPEntry.Call(uintptr(unsafe.Pointer(newTCPRow(&t))))
-	const noSuchConnection = 317 // ERROR_MR_MID_NOT_FOUND: what SetTcpEntry answers for a connection that is gone
+	status, _, _ := setTCPEntry.Call(uintptr(unsafe.Pointer(newTCPRow(&t)))) //nolint:errcheck // the status says it
+	const noSuchConnection = 317                                             // ERROR_MR_MID_NOT_FOUND: what SetTcpEntry answers for a connection that is gone
 	if status != 0 && status != noSuchConnection {
 		return fmt.Errorf("cut %v: SetTcpEntry: %w", t, windows.Errno(status))
 	}

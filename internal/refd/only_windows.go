@@ -18,7 +18,7 @@ func only(service string) (release func(), err error) {
 	}
 	h, err := windows.CreateMutex(nil, false, name)
 	if err == nil {
-		return func() { _ = windows.CloseHandle(h) }, nil // it is ours, and nothing can be wrong with it
+		return func() { _ = windows.CloseHandle(h) }, nil //nolint:errcheck // it is ours, and nothing can be wrong with it
 	}
 	if errors.Is(err, windows.ERROR_ALREADY_EXISTS) {
 		err = errors.Join(err, windows.CloseHandle(h))

@@ -150,8 +150,12 @@ func (l *listener) opError(err error) error {
 // retry is an error after which a server accepts again, as net/http does.
 type retry struct{ error }
 
-func (*retry) Timeout() bool   { return false }
+// Timeout and Temporary implement net.Error.
+func (*retry) Timeout() bool { return false }
+
+// Temporary says that accepting again is worth it.
 func (*retry) Temporary() bool { return true }
+
 func (r *retry) Unwrap() error { return r.error }
 
 // dialEvery is how often a pipe is tried whose instances are all taken: the server makes the next one at once.

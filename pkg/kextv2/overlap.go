@@ -57,5 +57,5 @@ func (*overlapped) told(s *kextcore.Session, err error) {
 	if err != nil {
 		err = fmt.Errorf("write: %w", err)
 	}
-	_ = s.Told(err)
+	_ = s.Told(err) //nolint:errcheck // see above
 }

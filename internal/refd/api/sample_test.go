@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/weirfw/weir/internal/refd/api"
@@ -35,12 +34,6 @@ func (s *sample) note(what string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changes = append(s.changes, fmt.Sprintf(what, args...))
-}
-
-func (s *sample) noted() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]string{}, s.changes...)
 }
 
 func snapshot() conn.Snapshot {
@@ -248,21 +241,4 @@ func (s *sample) Sleep(_ context.Context, r api.SleepRequest) error {
 func (s *sample) Exit(_ context.Context, how string) error {
 	s.note("exit %s", how)
 	return nil
-}
-
-// lastAddr numbers the loopback addresses of servers, so that each has its own.
-//
-//nolint:gochecknoglobals // shared by the tests of this process
-var lastAddr struct {
-	sync.Mutex
-	n byte
-}
-
-// loopback returns an address on which nothing else listens.
-func loopback(t *testing.T) netip.AddrPort {
-	t.Helper()
-	lastAddr.Lock()
-	defer lastAddr.Unlock()
-	lastAddr.n++
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 18, 18, lastAddr.n}), 8180)
 }

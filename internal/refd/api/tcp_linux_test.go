@@ -12,10 +12,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -486,4 +488,27 @@ func TestIntegrationGroup(t *testing.T) {
 	info, err = os.Stat(filepath.Dir(socket))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o710), info.Mode().Perm())
+}
+
+func (s *sample) noted() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string{}, s.changes...)
+}
+
+// lastAddr numbers the loopback addresses of servers, so that each has its own.
+//
+//nolint:gochecknoglobals // shared by the tests of this process
+var lastAddr struct {
+	sync.Mutex
+	n byte
+}
+
+// loopback returns an address on which nothing else listens.
+func loopback(t *testing.T) netip.AddrPort {
+	t.Helper()
+	lastAddr.Lock()
+	defer lastAddr.Unlock()
+	lastAddr.n++
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 18, 18, lastAddr.n}), 8180)
 }

@@ -63,7 +63,7 @@ type Engine struct {
 	paths   map[pathKey]splittunnel.Path
 	pending pendingTable
 	live    map[Request]liveEntry
-	clients clientTable
+	clients clientTable //nolint:unused // of Windows
 }
 
 // pathKey is what there is at most one path of.

@@ -47,7 +47,7 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 		return ErrRunning
 	}
 	defer s.impl.running.Store(false)
-	finder, _ := s.cfg.Director.(Finder) // New has looked
+	finder, _ := s.cfg.Director.(Finder) //nolint:errcheck // New has looked
 	r := &relay{srv: s, stats: &s.counters[0], finder: finder, sessions: make(map[session]chan struct{})}
 	if err := r.listen(ctx); err != nil {
 		return errors.Join(fmt.Errorf("proxy: %w", err), r.close())

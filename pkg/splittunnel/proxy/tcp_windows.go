@@ -48,7 +48,7 @@ func (s *tcpSession) stop(cause error) {
 // reset ends a connection so that the other side knows that it is no orderly end.
 func reset(c *net.TCPConn) {
 	_ = c.SetLinger(0) // an error is of a connection that has ended
-	_ = c.Close()
+	_ = c.Close()      //nolint:errcheck // see above
 }
 
 // acceptTCP serves a listener until that is closed.
@@ -150,7 +150,7 @@ func (s *tcpSession) relay(r *relay) {
 	both.Go(func() { half(s.client, s.server, &s.received, &r.stats.tcpReceived) })
 	both.Wait()
 	_ = s.client.Close() // both directions have ended already
-	_ = s.server.Close()
+	_ = s.server.Close() //nolint:errcheck // see above
 }
 
 // pump passes on one direction, and its end.
