@@ -10,6 +10,7 @@ needs=(
 	tcpdump:tcpdump sysctl:procps ps:procps nc:netcat-openbsd git:git
 	chromium:chromium # looks at the web page
 	promtool:prometheus # checks our metrics
+	dbus-daemon:dbus-daemon groff:groff-base # desktop notifications; the manual page
 	python3:python3 # programs of tests, and the benchmarks' harness
 	gcc:gcc # the race detector needs cgo
 )

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,17 +22,37 @@ var errTest = errors.New("it does not work")
 // checkRig is a self-check of one check.
 type checkRig struct {
 	*selfCheck
+	began time.Time
+
+	guard  sync.Mutex // guards what follows
 	err    error
 	online bool
 	at     []time.Duration // when it was checked
-	began  time.Time
+}
+
+func (r *checkRig) set(err error, online bool) {
+	r.guard.Lock()
+	defer r.guard.Unlock()
+	r.err, r.online = err, online
+}
+
+func (r *checkRig) checked() []time.Duration {
+	r.guard.Lock()
+	defer r.guard.Unlock()
+	return slices.Clone(r.at)
 }
 
 func newCheckRig() *checkRig {
 	r := &checkRig{online: true, began: time.Now()}
 	r.selfCheck = &selfCheck{
-		due: func() bool { return r.online }, changed: make(chan struct{}, 1), failed: map[string]int{}, states: module.NewStates("self-check"),
+		due: func() bool {
+			r.guard.Lock()
+			defer r.guard.Unlock()
+			return r.online
+		}, changed: make(chan struct{}, 1), failed: map[string]int{}, states: module.NewStates("self-check"),
 		checks: []check{{"it", "It is broken", "Mend it.", func(context.Context) error {
+			r.guard.Lock()
+			defer r.guard.Unlock()
 			r.at = append(r.at, time.Since(r.began))
 			return r.err
 		}}},
@@ -50,8 +71,8 @@ func TestWhenTheSelfCheckRuns(t *testing.T) {
 			t.Helper()
 			time.Sleep(d - time.Since(r.began))
 			synctest.Wait()
-			if want = append(want, more...); !slices.Equal(r.at, want) {
-				t.Fatalf("checked at %v; want %v", r.at, want)
+			if want = append(want, more...); !slices.Equal(r.checked(), want) {
+				t.Fatalf("checked at %v; want %v", r.checked(), want)
 			}
 		}
 		const five = checkEvery
@@ -61,17 +82,17 @@ func TestWhenTheSelfCheckRuns(t *testing.T) {
 		r.networkChanged()
 		r.networkChanged()
 		until(2*five+5*time.Second+checkAfterChange+5*time.Second, 2*five+10*time.Second+checkAfterChange)
-		last := r.at[len(r.at)-1]
-		r.err = errTest
+		last := want[len(want)-1]
+		r.set(errTest, true)
 		until(last+five+2*checkAgain, last+five, last+five+checkAgain, last+five+2*checkAgain)
-		r.err = nil
-		last = r.at[len(r.at)-1]
+		r.set(nil, true)
+		last = want[len(want)-1]
 		until(last+checkAgain, last+checkAgain)
-		last = r.at[len(r.at)-1]
-		r.online = false
+		last = want[len(want)-1]
+		r.set(nil, false)
 		r.networkChanged()
 		until(last + 3*five)
-		r.online = true
+		r.set(nil, true)
 		r.networkChanged()
 		until(last+3*five+checkAfterChange, last+3*five+checkAfterChange)
 		cancel()
@@ -86,7 +107,7 @@ func TestStatesOfTheSelfCheck(t *testing.T) {
 	r := newCheckRig()
 	check := func(err error, want api.CheckOutcome, states int) api.CheckResult {
 		t.Helper()
-		r.err = err
+		r.set(err, true)
 		got := r.now(t.Context())
 		if len(got) != 1 || got[0].Result != want || len(r.states.All()) != states {
 			t.Fatalf("%v: got %+v and %d states; want %v and %d", err, got, len(r.states.All()), want, states)

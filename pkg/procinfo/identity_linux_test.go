@@ -196,45 +196,6 @@ func group(t *testing.T, name string) int {
 	return fd
 }
 
-// Wine shows its loader, and the Windows program in the command line.
-func TestIntegrationIdentityWine(t *testing.T) {
-	if testing.Short() {
-		t.Skip("Wine takes its time")
-	}
-	if _, err := exec.LookPath("wine"); err != nil {
-		t.Skip("needs Wine (make test-windows installs it)")
-	}
-	dir := t.TempDir()
-	cmd := exec.Command("wine", "cmd.exe", "/c", "pause")
-	cmd.Env = append(os.Environ(), "WINEPREFIX="+dir+"/prefix", "WINEDEBUG=-all", "WINEDLLOVERRIDES=mscoree,mshtml=", "DISPLAY=")
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stdin.Close()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
-		_ = cmd.Wait()
-	}()
-	f, found := newFinder(t), false
-	for deadline := time.Now().Add(2 * time.Minute); !found && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		for _, pid := range ofGroup(t, cmd.Process.Pid) {
-			p, err := f.Process(pid)
-			found = found || err == nil && p.App.ID == "wine:c:/windows/system32/cmd.exe" && p.App.Name == "cmd.exe"
-		}
-	}
-	if !found {
-		t.Error("no process is known to be cmd.exe")
-	}
-	stop := exec.Command("wineserver", "-k", "-w")
-	stop.Env = cmd.Env
-	_ = stop.Run() // the prefix goes anyway
-}
-
 // ofGroup lists the processes of a process group.
 func ofGroup(t *testing.T, group int) (pids []int) {
 	t.Helper()

@@ -18,6 +18,7 @@ import (
 	bpf "github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/procinfo"
 	"github.com/weirfw/weir/pkg/procinfo/ebpf"
@@ -180,7 +181,7 @@ func benchGroup(b *testing.B) string {
 		})
 		return dir
 	}
-	b.Skip("no cgroup v2")
+	testutil.Unavailable(b, "needs a cgroup v2 hierarchy")
 	return ""
 }
 
