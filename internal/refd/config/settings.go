@@ -101,7 +101,11 @@ var abouts = map[string]about{
 	"dns.nameserver.stale":     {"Give expired answers for", "Only where no server answers; 0s is never.", false, nil},
 	"dns.nameserver.seamless":  {"Redirect all DNS", "Queries to other servers are answered by refd.", true, nil},
 	"dns.nameserver.canary":    {"Keep browsers from DNS over HTTPS", "Answers the domain by which browsers ask.", true, nil},
-	"dns.":                     {"DNS", "", false, nil},
+	"dns.prevent_bypass":       {"Block ways around the DNS server", "DNS over HTTPS, TLS and QUIC, and plain DNS elsewhere.", true, nil},
+
+	"dns.nameserver.rebind_protection": {"Refuse addresses of this network in answers", "From servers that answer for the whole Internet.", true, nil},
+
+	"dns.": {"DNS", "", false, nil},
 
 	"ivpn.enabled": {"Live with IVPN", "Accept what the IVPN client needs, if it is there.", true, nil},
 	"ivpn.role":    {"Role for IVPN", "firewall makes IVPN leave the split tunnel to refd.", false, []string{"neutral", "firewall"}},
@@ -115,7 +119,8 @@ var abouts = map[string]about{
 //nolint:gochecknoglobals // a table that nobody writes
 var live = []string{
 	"log.level", "dns.cnames", "split_tunnel.enabled", "dns.nameserver.upstreams", "dns.nameserver.blocked", "dns.nameserver.stale",
-	"dns.nameserver.seamless", "dns.nameserver.canary", "ivpn.notice",
+	"dns.nameserver.seamless", "dns.nameserver.canary", "dns.nameserver.rebind_protection", "dns.nameserver.rebind_allow", "dns.nameserver.any_client", "dns.prevent_bypass",
+	"ivpn.notice",
 }
 
 // paths are settings that only the file may change.
