@@ -18,7 +18,7 @@ export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 export GO FUZZTIME
 
 .DEFAULT_GOAL := help
-.PHONY: help needs-go deb test-deb zip man run demo test test-fast test-windows check static fmt vet lint tidy bench fuzz build install uninstall deps clean
+.PHONY: help needs-go deb test-deb zip man run demo test test-fast test-web test-windows check static fmt vet lint tidy bench fuzz build install uninstall deps clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -49,6 +49,10 @@ test: needs-go fmt ## all tests with the race detector; as root nothing is skipp
 
 test-windows: needs-go ## the tests of the Windows build, under Wine, which is installed if missing (root, for two uplinks and that)
 	@scripts/test-windows.sh
+
+test-web: needs-go ## a browser looks at the web page of a refd in a network of its own (root)
+	@scripts/deps.sh
+	WEIR_CI=1 $(GO) test -race -tags browser -run TestIntegrationWeb ./internal/e2e
 
 test-fast: ## tests without the race detector and without what -short leaves out
 	$(GO) test -short ./...

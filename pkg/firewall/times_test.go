@@ -20,7 +20,7 @@ func TestTimes(t *testing.T) {
 			})}
 		})
 		i := out(packet.TCP, 4711, faraway)
-		r.want(i, verdict.ActionAccept)
+		r.want(i, verdict.ActionPermanentAccept)
 		times := r.Times()
 		for name, h := range map[string]firewall.Histogram{"first packet": times.FirstPacket, "decision": times.Decision} {
 			at, total := 0, uint64(0)

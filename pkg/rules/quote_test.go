@@ -10,8 +10,8 @@ import (
 // A quoted path matches itself and nothing else.
 func TestQuote(t *testing.T) {
 	for path, others := range map[string][]string{
-		"/usr/bin/a":    {"/usr/bin/b"},
-		"/tmp/[ab]*?]/": {"/tmp/a", "/tmp/[ab]xy]/", "/tmp/axy]/"},
+		"/usr/bin/a":   {"/usr/bin/b"},
+		"/tmp/[ab]*?]": {"/tmp/a", "/tmp/[ab]xy]", "/tmp/axy]"},
 	} {
 		set, err := rules.Compile(rules.Config{Global: []rules.Rule{{ID: "r", App: rules.AppMatch{Path: rules.Quote(path)}, Action: rules.Drop}}})
 		if err != nil {
