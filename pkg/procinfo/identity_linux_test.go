@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -194,21 +193,4 @@ func group(t *testing.T, name string) int {
 		}
 	})
 	return fd
-}
-
-// ofGroup lists the processes of a process group.
-func ofGroup(t *testing.T, group int) (pids []int) {
-	t.Helper()
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			if g, err := unix.Getpgid(pid); err == nil && g == group {
-				pids = append(pids, pid)
-			}
-		}
-	}
-	return pids
 }
