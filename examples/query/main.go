@@ -62,6 +62,7 @@ func ask(ctx context.Context, socket string, q connstore.Query) (page connstore.
 	if err != nil {
 		return page, fmt.Errorf("make a request: %w", err)
 	}
+	req.Header.Set("Content-Type", "application/json") // refd takes nothing else: no other page's form can be that
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/rules"
@@ -212,7 +213,7 @@ func (s *Store) attended() bool {
 }
 
 // Ask implements firewall.Asker: it waits for an answer. If there is none in time, the error is context.DeadlineExceeded, and the
-// prompt stays for the next connection. The same holds at once where there is nobody to ask.
+// prompt stays for the next connection. Where there is nobody to ask it is firewall.ErrNobody, at once.
 func (s *Store) Ask(ctx context.Context, c *conn.Snapshot) (verdict.Decision, error) {
 	if isQuery(c) {
 		return verdict.Decision{Verdict: verdict.Accept, Reason: verdict.Reason{
@@ -231,7 +232,7 @@ func (s *Store) Ask(ctx context.Context, c *conn.Snapshot) (verdict.Decision, er
 		}
 		if !s.attended() {
 			s.leave(c, w)
-			return verdict.Decision{}, context.DeadlineExceeded
+			return verdict.Decision{}, firewall.ErrNobody
 		}
 		select {
 		case d, ok := <-w.answer:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/prompt"
 	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/rules"
 	"github.com/weirfw/weir/pkg/verdict"
@@ -258,7 +259,7 @@ func TestNobodyThere(t *testing.T) {
 		r := newRig(t)
 		defer r.Reset()
 		c := r.ask(to("/bin/app", "", 443))
-		if got := <-c; !errors.Is(got.err, context.DeadlineExceeded) || got.after != 0 {
+		if got := <-c; !errors.Is(got.err, firewall.ErrNobody) || got.after != 0 {
 			t.Errorf("got %v after %v; want it denied at once", got.err, got.after)
 		}
 		if p := r.one(); p.Waiting != 0 || p.App != "/bin/app" { // somebody looks
