@@ -1,3 +1,7 @@
+// Not seen to pass yet: go test -tags unproven -run "Traffic|AnotherApp" ./internal/e2e, as root.
+//
+//go:build unproven
+
 package e2e_test
 
 import (
@@ -40,9 +44,9 @@ func TestIntegrationTraffic(t *testing.T) {
 				copyProgram(t, iperf, r.app("other-iperf3"))
 				r.client.Run(t, "sysctl", "-qw", fmt.Sprintf("net.netfilter.nf_conntrack_udp_timeout=%d", udpTimeout),
 					fmt.Sprintf("net.netfilter.nf_conntrack_udp_timeout_stream=%d", udpTimeout))
-				r.server.Start(t, iperf, "-s", "-p", fmt.Sprint(trafficPort)).WaitOutput(t, "listening", startLimit)
+				r.server.Start(t, iperf, "-s", "--forceflush", "-p", fmt.Sprint(trafficPort)).WaitOutput(t, "listening", startLimit)
 				acct := r.client.Sysctl(t, "net.netfilter.nf_conntrack_acct")
-				r.start(t, settings{rules: "attribution: {method: " + method + "}\n" + r.split(engine)})
+				r.start(t, settings{rules: r.split(engine), owners: method})
 				r.waitMethod(t, method)
 				for i, family := range []string{"v4", "v6"} {
 					for _, protocol := range []packet.Protocol{packet.TCP, packet.UDP} {
