@@ -63,6 +63,9 @@ func TestFlowRoundTrip(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want.sent, want.received = 1<<20, 7
 			want.replied, want.midway = name == "udp in", name == "tcp out"
+			if want.midway {
+				want.state = tcpEstablished
+			}
 			copy(want.labels[:], labelBytes(judgedLabel))
 			b := entryMessage(want)
 			var got flow
