@@ -188,7 +188,7 @@ func TestIntegrationFlushed(t *testing.T) {
 		want := r.ours(t)
 		var took []time.Duration
 		flood := floodForbidden(t, r)
-		for range 5 { // each; package nfq does it ten times with a larger flood
+		for range 10 {
 			for _, attack := range r.attacks() {
 				r.client.Run(t, "sh", "-c", attack)
 				took = append(took, r.waitRepaired(t, attack, want))
