@@ -267,8 +267,7 @@ func TestIntegrationSplitWireGuard(t *testing.T) {
 				r.start(t, settings{rules: config})
 				w.checkUp(t, w.up(t, r.client), c.rules)
 				testAroundTunnel(t, r)
-				// With kroute, too: the redirect to a nameserver is there before one is switched on.
-				w.wantExceptions(t, true)
+				w.wantExceptions(t, c.engine == "proxy")
 				r.stop(t)
 				w.wantExceptions(t, false)
 				r.launch(t)

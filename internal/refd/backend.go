@@ -228,6 +228,7 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	if err := d.nameserver.reload(&cfg.DNS.Nameserver); err != nil {
 		return api.ReloadResult{}, fmt.Errorf("%w: the old configuration stays: %w", api.ErrRefused, err)
 	}
+	d.steer()
 	d.dns.prevent.Store(cfg.DNS.PreventBypass)
 	if err := d.useRules(ctx, cfg.Rules); err != nil {
 		d.log.Warn("some path of the split tunnel does not work", "err", err)

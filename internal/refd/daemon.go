@@ -150,6 +150,7 @@ func New(opt Options) (*Daemon, error) {
 			return nil, err
 		}
 	}
+	d.steer()
 	return d, d.buildModules()
 }
 

@@ -27,8 +27,9 @@ type nameserverParts struct {
 	server  *nameserver.Server
 	module  *module.Service
 	queries *queries
-	// seamless redirects to it what asks others.
-	seamless atomic.Bool
+	// seamless is that what asks others is redirected to it; over4 and over6 are that this happens now.
+	seamless, over4, over6 atomic.Bool
+	steering               sync.Mutex // makes changes of over4 and over6 take turns
 
 	mu sync.Mutex // guards what follows; held while settings change
 	// settings are those of the configuration, detour is added to them while the host is not online.
@@ -59,7 +60,7 @@ func (d *Daemon) buildNameserver() (err error) {
 		Listen: cfg.Listen, Settings: n.settings, IsLocal: host{d.links}.IsLocalAddr,
 		Decider: n.queries, Recorder: records, OnAnswer: n.queries.answered, Own: d.check.ownName, HostName: hostName,
 		Announce: d.announceQuery, Withdraw: d.withdrawQuery,
-		OnListen: func([]netip.AddrPort) { d.tellVPN() },
+		OnListen: func([]netip.AddrPort) { d.steer(); d.tellVPN() },
 		States:   n.module.States(), Log: d.log.With("module", "nameserver"),
 	})
 	if err != nil {
@@ -68,7 +69,34 @@ func (d *Daemon) buildNameserver() (err error) {
 	return nil
 }
 
-// reload takes new settings.
+// redirector is a source that prepares the host for what is redirected to the nameserver.
+type redirector interface {
+	useNameserver(over4, over6 bool) error
+}
+
+// steer begins to redirect to the nameserver, or ends that, when it began or ended to listen or a setting changed. The source knows
+// before the first packet is redirected, and after the last.
+func (d *Daemon) steer() {
+	n := &d.nameserver
+	n.steering.Lock()
+	defer n.steering.Unlock()
+	over4, over6 := n.seamless.Load() && n.listens(true), n.seamless.Load() && n.listens(false)
+	if !over4 {
+		n.over4.Store(false)
+	}
+	if !over6 {
+		n.over6.Store(false)
+	}
+	if s, ok := d.source.(redirector); ok {
+		if err := s.useNameserver(over4, over6); err != nil {
+			d.log.Warn("redirected queries may not be answered beside a VPN", "err", err)
+		}
+	}
+	n.over4.Store(over4)
+	n.over6.Store(over6)
+}
+
+// reload takes new settings. steer has to follow.
 func (n *nameserverParts) reload(cfg *config.Nameserver) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -145,10 +173,14 @@ func (n *nameserverParts) configure(c *firewall.Config, listen []netip.AddrPort)
 // link, whose clients have link-local addresses that an answer from loopback does not reach.
 func (n *nameserverParts) takes(s *conn.Snapshot) bool {
 	t := s.Tuple
-	if t.Remote.Port() != nameserver.Port || t.Protocol != packet.UDP && t.Protocol != packet.TCP || !n.seamless.Load() {
+	if t.Remote.Port() != nameserver.Port || t.Protocol != packet.UDP && t.Protocol != packet.TCP {
 		return false
 	}
-	if s.Scope != netscope.Site && s.Scope != netscope.Global || !n.listens(t.Is4()) {
+	over := &n.over6
+	if t.Is4() {
+		over = &n.over4
+	}
+	if s.Scope != netscope.Site && s.Scope != netscope.Global || !over.Load() {
 		return false
 	}
 	n.queries.askers.redirected.note(t)

@@ -146,10 +146,11 @@ func TestWhatIsRedirected(t *testing.T) {
 			s.Tuple.Remote = netip.MustParseAddrPort("[2001:db8::1]:53")
 			s.Tuple.Local = netip.MustParseAddrPort("[2001:db8::9]:5")
 		}, false},
-		"seamless": {func(*conn.Snapshot) { n.seamless.Store(false) }, false},
+		"seamless": {func(*conn.Snapshot) { n.seamless.Store(false); d.steer() }, false},
 	} {
 		s := query
 		n.seamless.Store(true)
+		d.steer()
 		tt.change(&s)
 		if got := n.takes(&s); got != tt.want {
 			t.Errorf("%s: got %v; want %v", name, got, tt.want)

@@ -95,6 +95,9 @@ func (s *nfqSource) followCloses(on bool) error { //nolint:revive // on is all t
 	return s.FollowCloses(how)
 }
 
+// useNameserver implements redirector.
+func (s *nfqSource) useNameserver(over4, over6 bool) error { return s.UseNameserver(over4, over6) } //nolint:revive // says for what
+
 func (s *nfqSource) figures() any { return s.Stats() }
 
 func (s *nfqSource) cleanup(ctx context.Context) error {

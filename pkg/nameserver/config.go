@@ -54,7 +54,8 @@ type Config struct {
 	// client gets it: whoever learns names from it knows them before the client can connect. It must not block, and is called
 	// from any goroutine. Optional.
 	OnAnswer func(Query, Reply)
-	// OnListen is told where the Server listens, whenever that changes; an empty list is nowhere. It must not block. Optional.
+	// OnListen is told where the Server listens, whenever that changes; an empty list is nowhere. The first query is answered
+	// after it returned. Optional.
 	OnListen func(addrs []netip.AddrPort)
 	// Own answers queries that this program answers itself, such as those of a self-check, before any Decider is asked. An
 	// empty list is a name without addresses of that type. It must not block. Optional.

@@ -57,10 +57,10 @@ func (s *Server) serve(ctx context.Context, ready func()) error {
 	ready()
 	s.untilDisabled(ctx)
 	cause := context.Cause(ctx)
+	s.setAddrs(nil) // first, so that nothing is sent to closed sockets
 	cancel(nil)
 	err = l.close()
 	group.Wait()
-	s.setAddrs(nil)
 	if cause != nil && !errors.Is(cause, context.Canceled) {
 		return errors.Join(cause, err)
 	}

@@ -376,6 +376,13 @@ func (h *host) followCloses(how Closes) error {
 	return h.ends.followCloses(how)
 }
 
+// useNameserver makes or removes exceptions to kill switches, if the rules are loaded. What fails is tried again while watching.
+func (h *host) useNameserver(over4, over6 bool) error { //nolint:revive // says for what
+	ctx, cancel := context.WithTimeout(context.Background(), nftTimeout)
+	defer cancel()
+	return h.kill.useNameserver(ctx, func(f family) bool { return f == family4 && over4 || f == family6 && over6 })
+}
+
 // lostEnds is how often reports about ended connections were lost.
 func (h *host) lostEnds() uint64 { return h.lost.Load() }
 

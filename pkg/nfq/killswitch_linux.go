@@ -21,12 +21,15 @@ import (
 type killSwitch struct {
 	comment string
 	log     *slog.Logger
-	wanted  [numFamilies]bool   // there are redirects
 	list    []family            // of this kernel; what is not wanted is removed
 	tools   map[Variant][]tools // what is installed
 
-	mu sync.Mutex // guards on, and makes changes take turns
-	on bool
+	// tunnels and nameserver are where redirects lead to, by family.
+	tunnels, nameserver [numFamilies]bool
+
+	mu     sync.Mutex // guards what follows, and makes changes take turns
+	on     bool
+	unused [numFamilies]bool // families over which nothing is sent to the nameserver
 }
 
 func newKillSwitch(cfg HostConfig) *killSwitch {
@@ -34,9 +37,8 @@ func newKillSwitch(cfg HostConfig) *killSwitch {
 		comment: exceptionComment(cfg.ChainPrefix), log: cfg.Logger, list: hostFamilies(BothFamilies), tools: map[Variant][]tools{},
 	}
 	for _, f := range hostFamilies(cfg.Families) {
-		for _, r := range []Redirect{cfg.Redirects.Nameserver, cfg.Redirects.Tunnel, cfg.Redirects.SplitTun} {
-			k.wanted[f] = k.wanted[f] || r.to(f).IsValid()
-		}
+		k.tunnels[f] = cfg.Redirects.Tunnel.to(f).IsValid() || cfg.Redirects.SplitTun.to(f).IsValid()
+		k.nameserver[f] = cfg.Redirects.Nameserver.to(f).IsValid()
 	}
 	for _, v := range []Variant{VariantNFT, VariantLegacy} {
 		for _, f := range k.list {
@@ -61,9 +63,29 @@ func (k *killSwitch) turn(ctx context.Context, on bool) error {
 	return errors.Join(k.syncNFT(ctx), k.syncLegacy(ctx))
 }
 
+// useNameserver says over which families something is sent to the nameserver.
+func (k *killSwitch) useNameserver(ctx context.Context, over func(family) bool) error {
+	k.mu.Lock()
+	was := k.unused
+	for f := range k.unused {
+		k.unused[f] = !over(family(f))
+	}
+	same := was == k.unused || !k.on
+	k.mu.Unlock()
+	if same {
+		return nil
+	}
+	return errors.Join(k.syncNFT(ctx), k.syncLegacy(ctx))
+}
+
+// wantsLocked reports whether there have to be exceptions in one family.
+func (k *killSwitch) wantsLocked(f family) bool {
+	return k.on && (k.tunnels[f] || k.nameserver[f] && !k.unused[f])
+}
+
 // watch follows wg-quick, which may come and go, until ctx is done. Without redirects it has nothing to do.
 func (k *killSwitch) watch(ctx context.Context) error {
-	if !slices.Contains(k.wanted[:], true) {
+	if !slices.Contains(k.tunnels[:], true) && !slices.Contains(k.nameserver[:], true) {
 		return nil
 	}
 	nft, err := openNFTEvents(concernsKillSwitch)
@@ -188,7 +210,7 @@ func (k *killSwitch) tryTablesLocked(n *nftConn, f family) error {
 		if err != nil {
 			return err
 		}
-		msgs = append(msgs, exceptionMessages(proto, t.Name, rules, k.comment, k.on && k.wanted[f])...)
+		msgs = append(msgs, exceptionMessages(proto, t.Name, rules, k.comment, k.wantsLocked(f))...)
 	}
 	if len(msgs) == 0 {
 		return nil
@@ -221,7 +243,7 @@ func (k *killSwitch) rawLocked(ctx context.Context, list []tools, used func(fami
 			inUse = append(inUse, t)
 		}
 	}
-	errs = append(errs, each(len(inUse), func(i int) error { return k.raw(ctx, inUse[i], k.on && k.wanted[inUse[i].family]) }))
+	errs = append(errs, each(len(inUse), func(i int) error { return k.raw(ctx, inUse[i], k.wantsLocked(inUse[i].family)) }))
 	return errors.Join(errs...)
 }
 

@@ -86,7 +86,7 @@ func killSwitchTest(t *testing.T, v Variant, branch string) {
 	})
 }
 
-// testExits checks the other ways to end: rules that stay, and a configuration without redirects.
+// testExits checks the other ways to end: rules that stay, and configurations without redirects, and with one that is not used.
 func testExits(t *testing.T, r *rig, w *wgTunnel, before string) {
 	redirects := r.cfg.Redirects
 	defer func() { r.cfg.Redirects, r.cfg.OnExit = redirects, ExitOpen }()
@@ -109,6 +109,21 @@ func testExits(t *testing.T, r *rig, w *wgTunnel, before string) {
 	_, stop = r.sourceOf(t, portPolicy{})
 	if p := w.none(t); p != "" {
 		t.Errorf("nothing is redirected: %s", p)
+	}
+	stop()
+	r.cfg.Redirects = Redirects{Nameserver: redirects.Nameserver}
+	h, stop := r.sourceOf(t, portPolicy{})
+	for _, used := range []bool{true, false, true} {
+		if err := h.useNameserver(used, used); err != nil {
+			t.Error(err)
+		}
+		p := w.none(t)
+		if used {
+			p = w.problem(t)
+		}
+		if p != "" {
+			t.Errorf("the nameserver is used: %v: %s", used, p)
+		}
 	}
 	stop()
 	if diff := testnet.Diff(before, testnet.MachineSnapshot(t)); diff != "" {

@@ -194,6 +194,9 @@ type hostControl interface {
 	lostEnds() uint64
 	// followCloses says how the ends of TCP connections are told. It may be called at any time.
 	followCloses(how Closes) error
+	// useNameserver says over which families packets are sent to the nameserver.
+	// It may be called at any time.
+	useNameserver(over4, over6 bool) error
 	// allowRoutes says by which interfaces split routes may leave. It may be
 	// called at any time.
 	allowRoutes(names map[uint8]string) error
@@ -209,6 +212,7 @@ type Source struct {
 	routesMu sync.Mutex       // guards routes, and is held while the host is told
 	routes   map[uint8]string // see AllowRoutes
 	closes   Closes           // see FollowCloses; guarded as routes are
+	no4, no6 bool             // see UseNameserver; guarded as routes are
 
 	mu     sync.RWMutex // guards active and drops
 	active *session     // nil unless Run runs
@@ -263,7 +267,7 @@ func (s *Source) enter(ses *session) error {
 	s.routesMu.Lock()
 	defer s.routesMu.Unlock()
 	if ses.host != nil {
-		if err := errors.Join(ses.host.allowRoutes(s.routes), ses.host.followCloses(s.closes)); err != nil {
+		if err := errors.Join(ses.host.allowRoutes(s.routes), ses.host.followCloses(s.closes), ses.host.useNameserver(!s.no4, !s.no6)); err != nil {
 			return err
 		}
 	}
@@ -417,6 +421,24 @@ func (s *Source) FollowCloses(how Closes) error {
 		return nil //nolint:nilerr // Run does not run, or leaves the host alone
 	}
 	return h.followCloses(how)
+}
+
+// UseNameserver says over which address families packets get verdicts that send them to Redirects.Nameserver, now and when Run runs
+// again. Without a call it may be both; a program that can switch its nameserver on and off says false while it is off, before the
+// verdicts that need it. Rules do not change: it is about what the firewall does for the replies, which is to make exceptions to the
+// kill switches of wg-quick while there are any.
+func (s *Source) UseNameserver(over4, over6 bool) error { //nolint:revive // says for what
+	s.routesMu.Lock()
+	defer s.routesMu.Unlock()
+	s.no4, s.no6 = !over4, !over6
+	h, err := s.host()
+	if err != nil {
+		return nil //nolint:nilerr // Run does not run, or leaves the host alone
+	}
+	if err := h.useNameserver(over4, over6); err != nil {
+		return fmt.Errorf("exceptions to kill switches: %w", err)
+	}
+	return nil
 }
 
 // host returns what the calls of intercept.Updater go to.

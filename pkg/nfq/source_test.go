@@ -87,6 +87,7 @@ func (h *fakeHost) update(_ packet.Tuple, mark uint32) error {
 func (h *fakeHost) origin(packet.Tuple) (packet.Direction, bool) { return packet.Inbound, true }
 func (h *fakeHost) allowRoutes(map[uint8]string) error           { return nil }
 func (h *fakeHost) followCloses(Closes) error                    { return nil }
+func (h *fakeHost) useNameserver(bool, bool) error               { return nil }
 func (h *fakeHost) measure(packet.Tuple) (intercept.Measure, bool, error) {
 	return intercept.Measure{SentBytes: 7}, true, nil
 }

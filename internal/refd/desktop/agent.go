@@ -120,6 +120,9 @@ type busError struct{ err error }
 func (e *busError) Error() string { return "notifications of the desktop: " + e.err.Error() }
 func (e *busError) Unwrap() error { return e.err }
 
+// patience is how long a desktop may take to answer.
+const patience = 2 * time.Second
+
 // update shows what is new or another, and takes back what has gone.
 func (a *agent) update(ctx context.Context) error {
 	open, err := a.cfg.Prompter.Prompts(ctx)
@@ -165,6 +168,9 @@ func (a *agent) show(ctx context.Context, p *prompt.Prompt) error {
 	hints := map[string]dbus.Variant{"urgency": dbus.MakeVariant(byte(2)), "category": dbus.MakeVariant("network")}
 	var id uint32
 	const never = int32(0)
+	// The answer is waited for even if ctx ends: without it, what is shown could not be taken back.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
 	err := a.cfg.Bus.Object(busName, busPath).CallWithContext(ctx, busIface+".Notify", 0,
 		"refd", replaces, "security-high", title, body, buttons, hints, never).Store(&id)
 	if err != nil {
@@ -211,7 +217,7 @@ func (a *agent) closeOne(ctx context.Context, s *shown) error {
 
 // takeBack closes what is shown when nobody listens to the answer any more.
 func (a *agent) takeBack(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, s := range a.shown {
 		if err := a.closeOne(ctx, s); err != nil {
