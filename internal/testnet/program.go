@@ -74,7 +74,8 @@ func buildProgram(pkg string, flags []string) (built *os.File, err error) {
 	cmd := exec.CommandContext(ctx, "go", append(args, "-o", out, pkg)...)
 	cmd.Env = append(os.Environ(), "GOOS=", "GOARCH=", "GOFLAGS=-buildvcs=false")
 	if !strings.Contains(strings.Join(flags, " "), "-race") {
-		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+		// as the Makefile builds, so that the build cache has most of it
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false -trimpath")
 	}
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, output)
