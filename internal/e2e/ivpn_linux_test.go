@@ -105,6 +105,40 @@ func TestIntegrationIVPN(t *testing.T) {
 	})
 }
 
+// The notice that IVPN was detected is shown until somebody does not want to see it again: then never, also when IVPN comes back.
+func TestIntegrationIVPNNotice(t *testing.T) {
+	testutil.NoLeaks(t)
+	r := newRig(t, testutil.VariantNFT)
+	v := newVPNService(t, r)
+	r.start(t, settings{rules: fmt.Sprintf("ivpn: {folder: %s}\n", v.cfg.Folder)})
+	api := func(path string, flags ...string) string {
+		t.Helper()
+		args := []string{"-sS", "--fail-with-body", "--unix-socket", filepath.Join(r.dir, "refd.sock"), "http://refd/api/v1/notifications" + path}
+		return r.client.Run(t, "curl", append(args, flags...)...)
+	}
+	shown := func() bool { return strings.Contains(api(""), ivpn.ConditionDetected) }
+	v.begin(t, r)
+	r.eventually(t, startLimit, "the notice is shown", shown)
+	api("/act", "--json", fmt.Sprintf(`{"module": "ivpn", "id": %q, "action": "never"}`, ivpn.ConditionDetected))
+	if shown() {
+		t.Errorf("shown again: %s", api(""))
+	}
+	if b, err := os.ReadFile(r.configPath()); err != nil || !strings.Contains(string(b), "notice: false") {
+		t.Errorf("got the configuration %s, %v; want the wish in it", b, err)
+	}
+	v.end(t, v.Daemon)
+	v.begin(t, r)
+	r.stop(t)
+	r.launch(t)
+	r.eventually(t, startLimit, "refd knows IVPN", func() bool {
+		s, ok := r.tryStatus()
+		return ok && s.IVPN.Phase == ivpn.PhaseConnected
+	})
+	if shown() {
+		t.Errorf("shown again: %s", api(""))
+	}
+}
+
 // IVPN has the host ask refd's nameserver while that listens and packets are intercepted, and not otherwise.
 func TestIntegrationIVPNNameserver(t *testing.T) {
 	testutil.NoLeaks(t)
