@@ -138,6 +138,6 @@ func allOfDNS(b *testing.B, fc *firewall.Config, live *rules.Live, hits bool) { 
 		b.Fatal(err)
 	}
 	fc.Inspector = g
-	fc.ToNameserver = (&nameserverParts{}).takes
+	(&nameserverParts{}).configure(fc, nil, notVPN)
 	fc.Deciders = append([]firewall.Decider{online, g}, fc.Deciders...)
 }

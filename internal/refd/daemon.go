@@ -189,8 +189,8 @@ func (d *Daemon) buildFirewall() error {
 		fc.SplitTunneler = d.split
 	}
 	d.naming.configure(&fc, cfg.DNS.Wait, d.nameserver.server.Enabled)
-	d.nameserver.configure(&fc, cfg.DNS.Nameserver.Listen)
-	d.dns.configure(&fc)
+	d.nameserver.configure(&fc, cfg.DNS.Nameserver.Listen, d.ofVPN)
+	d.dns.configure(&fc, d.ofVPN)
 	f, err := firewall.New(fc)
 	if err != nil {
 		return fmt.Errorf("firewall: %w", err)

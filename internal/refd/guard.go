@@ -64,9 +64,18 @@ func (d *Daemon) buildGuard() (err error) {
 	return nil
 }
 
-// configure gives a firewall what there is.
-func (g *guardParts) configure(c *firewall.Config) {
+// inspector is the Guard, but for what spares reports.
+type inspector struct {
+	*dnsguard.Guard
+	spares func(*conn.Snapshot) bool
+}
+
+// Inspects implements firewall.Inspector.
+func (i inspector) Inspects(s *conn.Snapshot) bool { return i.Guard.Inspects(s) && !i.spares(s) }
+
+// configure gives a firewall what there is. Connections that spares reports are no DNS, whatever their port.
+func (g *guardParts) configure(c *firewall.Config, spares func(*conn.Snapshot) bool) {
 	if g.inspect {
-		c.Inspector = g.Guard
+		c.Inspector = inspector{g.Guard, spares}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/extverdict"
 	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/module"
@@ -147,6 +148,9 @@ func (d *Daemon) setIntercepting(now bool) { //nolint:revive // it is what is no
 	d.intercepting.Store(now)
 	d.tellVPN()
 }
+
+// ofVPN reports whether a connection is one of IVPN's own. Its tunnels may go to any port.
+func (d *Daemon) ofVPN(s *conn.Snapshot) bool { return d.ivpn != nil && d.ivpn.Concerns(s) }
 
 // tellVPN has the interop look at our nameserver again.
 func (d *Daemon) tellVPN() {

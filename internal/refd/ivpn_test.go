@@ -2,12 +2,17 @@ package refd
 
 import (
 	"log/slog"
+	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/module"
+	"github.com/weirfw/weir/pkg/netscope"
+	"github.com/weirfw/weir/pkg/packet"
 )
 
 // vpnDaemon is the part of a daemon that the interop with IVPN needs; nothing of it runs.
@@ -64,6 +69,29 @@ func TestVPNNotice(t *testing.T) {
 	wants("to be shown", ivpn.ConditionDetected)
 	d.vpnCondition(gone)
 	wants("IVPN is gone")
+}
+
+// IVPN's tunnel to port 53 is no DNS: it is neither redirected to our nameserver nor inspected.
+func TestVPNEndpointAtPort53(t *testing.T) {
+	d := nameserverDaemon(t, func(*config.Loaded) {})
+	var fc firewall.Config
+	ofVPN := false
+	spares := func(*conn.Snapshot) bool { return ofVPN }
+	d.dns.inspect = true
+	d.dns.configure(&fc, spares)
+	d.nameserver.over4.Store(true)
+	d.nameserver.configure(&fc, nil, spares)
+	s := to("198.51.100.1:53", "")
+	s.Tuple.Protocol, s.Tuple.Local, s.Direction = packet.UDP, netip.MustParseAddrPort("192.0.2.9:5000"), packet.Outbound
+	s.Scope = netscope.Global
+	for _, ofVPN = range []bool{false, true} {
+		if got := fc.Inspector.Inspects(s); got == ofVPN {
+			t.Errorf("IVPN's: %t; inspected: %t", ofVPN, got)
+		}
+		if got := fc.ToNameserver(s); got == ofVPN {
+			t.Errorf("IVPN's: %t; redirected: %t", ofVPN, got)
+		}
+	}
 }
 
 // What IVPN is told of our nameserver: nothing while there is none, nothing while packets are not intercepted, and no address

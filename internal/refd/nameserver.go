@@ -158,20 +158,20 @@ func (d *Daemon) withdrawQuery(p packet.Protocol, localPort uint16) {
 	d.firewall.Withdraw(p, localPort)
 }
 
-// configure tells a firewall what is ours.
-func (n *nameserverParts) configure(c *firewall.Config, listen []netip.AddrPort) {
+// configure tells a firewall what is ours. Connections that spares reports are no DNS, whatever their port.
+func (n *nameserverParts) configure(c *firewall.Config, listen []netip.AddrPort, spares func(*conn.Snapshot) bool) {
 	for _, a := range listen {
 		for _, p := range []packet.Protocol{packet.UDP, packet.TCP} {
 			c.Services = append(c.Services, firewall.Service{Protocol: p, Addr: a})
 		}
 	}
-	c.ToNameserver = n.takes
+	c.ToNameserver = func(s *conn.Snapshot) bool { return n.takes(s, spares) }
 }
 
 // takes reports whether a new connection is redirected to the nameserver, and remembers whom it is taken from. Nameservers of this host
 // are left alone: they answer what only they know, and ask others on behalf of programs, which is redirected. So are those on the
 // link, whose clients have link-local addresses that an answer from loopback does not reach.
-func (n *nameserverParts) takes(s *conn.Snapshot) bool {
+func (n *nameserverParts) takes(s *conn.Snapshot, spares func(*conn.Snapshot) bool) bool {
 	t := s.Tuple
 	if t.Remote.Port() != nameserver.Port || t.Protocol != packet.UDP && t.Protocol != packet.TCP {
 		return false
@@ -180,7 +180,7 @@ func (n *nameserverParts) takes(s *conn.Snapshot) bool {
 	if t.Is4() {
 		over = &n.over4
 	}
-	if s.Scope != netscope.Site && s.Scope != netscope.Global || !over.Load() {
+	if s.Scope != netscope.Site && s.Scope != netscope.Global || !over.Load() || spares(s) {
 		return false
 	}
 	n.queries.askers.redirected.note(t)

@@ -108,6 +108,8 @@ func TestNameserverListensWhileEnabled(t *testing.T) {
 	}
 }
 
+func notVPN(*conn.Snapshot) bool { return false }
+
 func TestWhatIsRedirected(t *testing.T) {
 	testutil.NoLeaks(t)
 	d := nameserverDaemon(t, enabled)
@@ -115,7 +117,7 @@ func TestWhatIsRedirected(t *testing.T) {
 	query := conn.Snapshot{Direction: packet.Outbound, Scope: netscope.Global, Tuple: packet.Tuple{
 		Protocol: packet.UDP, Local: netip.MustParseAddrPort("192.0.2.9:5000"), Remote: netip.MustParseAddrPort("192.0.2.1:53"),
 	}}
-	if n.takes(&query) {
+	if n.takes(&query, notVPN) {
 		t.Error("redirected, and nobody listens")
 	}
 	if err := n.module.Start(t.Context()); err != nil {
@@ -152,7 +154,7 @@ func TestWhatIsRedirected(t *testing.T) {
 		n.seamless.Store(true)
 		d.steer()
 		tt.change(&s)
-		if got := n.takes(&s); got != tt.want {
+		if got := n.takes(&s, notVPN); got != tt.want {
 			t.Errorf("%s: got %v; want %v", name, got, tt.want)
 		}
 	}
@@ -160,7 +162,7 @@ func TestWhatIsRedirected(t *testing.T) {
 		t.Errorf("got %v, %v; want whom it was taken from", to, ok)
 	}
 	var fc firewall.Config
-	n.configure(&fc, d.cfg.DNS.Nameserver.Listen)
+	n.configure(&fc, d.cfg.DNS.Nameserver.Listen, notVPN)
 	if len(fc.Services) != 2 || fc.ToNameserver == nil {
 		t.Errorf("got %+v; want a service over UDP and TCP", fc.Services)
 	}
@@ -181,7 +183,7 @@ func TestDisabledNameserver(t *testing.T) {
 		}
 	}
 	var fc firewall.Config
-	n.configure(&fc, d.cfg.DNS.Nameserver.Listen)
+	n.configure(&fc, d.cfg.DNS.Nameserver.Listen, notVPN)
 	if fc.ToNameserver == nil || fc.ToNameserver(to("198.51.100.1:53", "")) {
 		t.Error("redirected, and nobody listens")
 	}

@@ -31,35 +31,41 @@ func (c *Conn) AddUsage(received, sent uint64) {
 	c.usage.note(time.Now(), c.received.Load(), c.sent.Load())
 }
 
-// RaiseUsage takes what a kernel has counted since it began to track the connection. Figures that are greater already stay.
-func (c *Conn) RaiseUsage(received, sent uint64) {
+// RaiseUsage takes what a kernel has counted since it began to track the connection, and returns what that adds. Figures that are
+// greater already stay.
+func (c *Conn) RaiseUsage(received, sent uint64) (moreReceived, moreSent uint64) {
 	c.usage.mu.Lock()
-	c.raiseLocked(received, sent)
+	moreReceived, moreSent = c.raiseLocked(received, sent)
 	c.usage.mu.Unlock()
 	c.usage.note(time.Now(), c.received.Load(), c.sent.Load())
+	return moreReceived, moreSent
 }
 
 // CloseUsage is RaiseUsage for sums that end; others that begin at 0 come on top.
-func (c *Conn) CloseUsage(received, sent uint64) {
+func (c *Conn) CloseUsage(received, sent uint64) (moreReceived, moreSent uint64) {
 	c.usage.mu.Lock()
-	c.raiseLocked(received, sent)
+	moreReceived, moreSent = c.raiseLocked(received, sent)
 	c.usage.earlierReceived += received
 	c.usage.earlierSent += sent
 	c.usage.mu.Unlock()
 	c.usage.note(time.Now(), c.received.Load(), c.sent.Load())
+	return moreReceived, moreSent
 }
 
 // raiseLocked is called with c.usage.mu held.
-func (c *Conn) raiseLocked(received, sent uint64) {
-	raise(&c.received, c.usage.earlierReceived+received)
-	raise(&c.sent, c.usage.earlierSent+sent)
+func (c *Conn) raiseLocked(received, sent uint64) (moreReceived, moreSent uint64) {
+	return raise(&c.received, c.usage.earlierReceived+received), raise(&c.sent, c.usage.earlierSent+sent)
 }
 
-func raise(n *atomic.Uint64, to uint64) {
+// raise returns by how much it raised n.
+func raise(n *atomic.Uint64, to uint64) uint64 {
 	for {
 		old := n.Load()
-		if old >= to || n.CompareAndSwap(old, to) {
-			return
+		if old >= to {
+			return 0
+		}
+		if n.CompareAndSwap(old, to) {
+			return to - old
 		}
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/weirfw/weir/internal/varlink"
 )
@@ -39,8 +41,21 @@ func (m *Monitor) listen(ctx context.Context, settled func()) error {
 	defer context.AfterFunc(ctx, func() {
 		_ = c.Close() // to end Receive; it is closed again below
 	})()
-	return errors.Join(m.receive(c, settled), c.Close())
+	var silent atomic.Bool
+	patience := time.AfterFunc(helloLimit, func() {
+		silent.Store(true)
+		_ = c.Close() // as above
+	})
+	defer patience.Stop()
+	err = m.receive(c, func() { patience.Stop(); settled() })
+	if silent.Load() {
+		err = fmt.Errorf("it has said nothing for %v", helloLimit)
+	}
+	return errors.Join(err, c.Close())
 }
+
+// helloLimit is how long a resolver may take to answer the subscription. One that hangs must not keep its listener from being ready.
+const helloLimit = 3 * time.Second
 
 func (m *Monitor) receive(c *varlink.Conn, settled func()) error {
 	if err := c.Send(subscription()); err != nil {

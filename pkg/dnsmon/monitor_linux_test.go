@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,6 +183,22 @@ func TestNoSocket(t *testing.T) {
 	l := listen(t, "/proc/self/mem/s")
 	await(t, "ready", l.ready)
 	if c := await(t, "condition", l.conditions); c.ID != dnsmon.ResolverAbsent {
+		t.Errorf("got %+v; want %s", c, dnsmon.ResolverAbsent)
+	}
+}
+
+// Nobody waits long for a resolver that takes connections and says nothing.
+func TestSilentResolver(t *testing.T) {
+	testutil.NoLeaks(t)
+	path := filepath.Join(t.TempDir(), "s")
+	silent, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	l := listen(t, path)
+	await(t, "ready", l.ready)
+	if c := await(t, "condition", l.conditions); c.ID != dnsmon.ResolverAbsent || !strings.Contains(c.Text, "said nothing") {
 		t.Errorf("got %+v; want %s", c, dnsmon.ResolverAbsent)
 	}
 }

@@ -56,7 +56,7 @@ func (l *List) HasAddrs() bool { return l != nil && len(l.v4)+len(l.v6) > 0 }
 
 // HasName reports whether an entry stands for a domain name. It has to be in lower case and without the final dot.
 func (l *List) HasName(name string) bool {
-	if !l.HasNames() || name == "" {
+	if !l.HasNames() || name == "" || name[0] == '.' {
 		return false
 	}
 	if l.names.get(name)&exact != 0 {

@@ -36,7 +36,10 @@ func Parse(from ...io.Reader) (*List, error) {
 func (l *List) read(r *bufio.Reader) error {
 	for n := 1; ; n++ {
 		line, err := r.ReadSlice('\n')
-		long := errors.Is(err, bufio.ErrBufferFull)
+		long, begin := errors.Is(err, bufio.ErrBufferFull), ""
+		if long {
+			begin = string(line[:64]) // before the buffer has the next part
+		}
 		for errors.Is(err, bufio.ErrBufferFull) {
 			_, err = r.ReadSlice('\n')
 		}
@@ -44,7 +47,7 @@ func (l *List) read(r *bufio.Reader) error {
 			return fmt.Errorf("read filter list: %w", err)
 		}
 		if long {
-			l.mistake(n, string(line[:64])+"...", "the line is too long")
+			l.mistake(n, begin+"...", "the line is too long")
 		} else if err := l.line(n, string(line)); err != nil {
 			return err
 		}
@@ -56,7 +59,11 @@ func (l *List) read(r *bufio.Reader) error {
 
 // line reads one line.
 func (l *List) line(n int, text string) error {
-	entry, _, _ := strings.Cut(text, "#")
+	entry, comment, _ := strings.Cut(text, "#")
+	if selector := strings.TrimLeft(comment, "@?$"); strings.TrimSpace(entry) != "" && strings.HasPrefix(selector, "#") {
+		l.mistake(n, text, "a rule about parts of pages, which nobody sees here")
+		return nil
+	}
 	fields := strings.Fields(entry)
 	if len(fields) == 0 || fields[0][0] == '!' {
 		return nil

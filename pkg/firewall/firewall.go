@@ -340,30 +340,33 @@ func (f *Firewall) apply(p packet.Packet, action verdict.Action, route uint8) {
 
 // ReportUsage implements intercept.Traffic.
 func (f *Firewall) ReportUsage(us []intercept.Usage) {
+	now := time.Now()
 	for _, u := range us {
-		if c := f.cfg.Store.Get(u.Tuple); c != nil {
-			f.transferred(c, u)
+		c := f.cfg.Store.Get(u.Tuple)
+		// The kernel lets go of an older connection with the same tuple when the first packet of a new one arrives.
+		if c == nil || u.Kind == intercept.UsageLastSum && now.Sub(c.State().Started) < doubtTime {
+			continue
 		}
+		f.transferred(c, u)
 	}
 	if len(us) > 0 && us[0].Kind == intercept.UsageDelta {
-		f.meter.told(time.Now())
+		f.meter.told(now)
 	}
 }
 
 // transferred takes figures of a connection, and adds what is new to ours.
 func (f *Firewall) transferred(c *conn.Conn, u intercept.Usage) {
-	received, sent := c.Usage()
+	received, sent := u.ReceivedBytes, u.SentBytes
 	switch u.Kind {
 	case intercept.UsageDelta:
-		c.AddUsage(u.ReceivedBytes, u.SentBytes)
+		c.AddUsage(received, sent)
 	case intercept.UsageSum:
-		c.RaiseUsage(u.ReceivedBytes, u.SentBytes)
+		received, sent = c.RaiseUsage(received, sent)
 	case intercept.UsageLastSum:
-		c.CloseUsage(u.ReceivedBytes, u.SentBytes)
+		received, sent = c.CloseUsage(received, sent)
 	}
-	nowReceived, nowSent := c.Usage()
-	f.stats.received.Add(nowReceived - received)
-	f.stats.sent.Add(nowSent - sent)
+	f.stats.received.Add(received)
+	f.stats.sent.Add(sent)
 }
 
 // doubtTime is how much later than the start of a connection a report about an
@@ -383,6 +386,9 @@ func (f *Firewall) ReportEnd(e intercept.End) {
 		// it is about the last connection with this tuple
 	case e.Certain && c.State().Verdict() != verdict.Undecided:
 		f.finish(c, e.At)
+		if e.Aborted {
+			f.forget(c.State())
+		}
 	case age < doubtTime:
 		f.closing.doubt(c, e.At)
 		if f.meter.ask != nil {

@@ -21,9 +21,10 @@ const (
 	afterTimeout = 300 * time.Millisecond
 	// afterDoubt is how long after a doubtful end it is asked.
 	afterDoubt = 300 * time.Millisecond
-	// meterPause is between two rounds, and meterRound how many connections are measured in one: 19 µs each, 1 % of a processor.
+	// meterPause is between two rounds, and meterRound how long one may take, at 19 µs a connection. So many come only where thousands
+	// of connections a second begin and nobody else tells of their ends.
 	meterPause = 100 * time.Millisecond
-	meterRound = 64
+	meterRound = 10 * time.Millisecond
 	// deltasLast is how long after a report of deltas it is assumed that there will be more: then nothing is measured for figures.
 	deltasLast = 5 * time.Second
 )
@@ -49,6 +50,8 @@ type measured struct {
 	total uint64
 	// doubt tells that an end was reported that may be another connection's, at that time.
 	doubt time.Time
+	// missed tells that the kernel did not know of it the last time.
+	missed bool
 }
 
 // schedule is a heap, the next first.
@@ -80,16 +83,16 @@ func (m *meter) add(e measured) {
 	heap.Push(&m.due, e)
 }
 
-// next takes the connections that are due, at most meterRound.
-func (m *meter) next(now time.Time, into []measured) []measured {
+// next takes a live connection that is due. Those that have ended meanwhile are let go.
+func (m *meter) next(now time.Time) (e measured, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for len(m.due) > 0 && len(into) < meterRound && !m.due[0].at.After(now) {
-		if e, ok := heap.Pop(&m.due).(measured); ok {
-			into = append(into, e)
+	for len(m.due) > 0 && !m.due[0].at.After(now) {
+		if e, ok = heap.Pop(&m.due).(measured); ok && e.conn.State().Live() {
+			return e, true
 		}
 	}
-	return into
+	return measured{}, false
 }
 
 // told notes that others tell what is transferred.
@@ -116,14 +119,16 @@ func (f *Firewall) runMeter(ctx context.Context) {
 	}
 	tick := time.NewTicker(meterPause)
 	defer tick.Stop()
-	round := make([]measured, 0, meterRound)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			round = f.meter.next(now, round[:0])
-			for _, e := range round {
+			for time.Since(now) < meterRound {
+				e, ok := f.meter.next(now)
+				if !ok {
+					break
+				}
 				f.measure(e, now)
 			}
 		}
@@ -133,9 +138,6 @@ func (f *Firewall) runMeter(ctx context.Context) {
 // measure asks about one connection, and notes when to ask again.
 func (f *Firewall) measure(e measured, now time.Time) {
 	s := e.conn.State()
-	if !s.Live() {
-		return
-	}
 	udp := s.Tuple.Protocol != packet.TCP
 	if !udp && e.doubt.IsZero() && f.meter.othersTell(now) {
 		e.at = now.Add(slowestMeasure / 5)
@@ -148,7 +150,7 @@ func (f *Firewall) measure(e measured, now time.Time) {
 		e.at = now.Add(slowestMeasure / 5) // interception pauses, say
 		f.meter.add(e)
 		return
-	case !found && (udp || !e.doubt.IsZero()):
+	case !found && (udp || !e.doubt.IsZero() || e.missed):
 		f.cfg.Store.EndConn(e.conn, now)
 		return
 	case found && m.Closed && !e.doubt.IsZero():
@@ -158,6 +160,7 @@ func (f *Firewall) measure(e measured, now time.Time) {
 	case found && m.ReceivedBytes|m.SentBytes != 0:
 		f.transferred(e.conn, intercept.Usage{ReceivedBytes: m.ReceivedBytes, SentBytes: m.SentBytes, Kind: intercept.UsageSum})
 	}
+	e.missed = !found // a report about its end may be on its way
 	switch total := m.ReceivedBytes + m.SentBytes; {
 	case !e.doubt.IsZero():
 		return // it was another's, and this one has a measurement of its own to come
@@ -181,11 +184,24 @@ func (f *Firewall) measure(e measured, now time.Time) {
 func (f *Firewall) finish(c *conn.Conn, at time.Time) {
 	s := c.State()
 	if s.Decision.Action().Permanent() || s.Tuple.Protocol != packet.TCP {
+		f.lastMeasure(c, s)
 		f.cfg.Store.EndConn(c, at)
 		return
 	}
 	f.closing.note(c, closingState{finished: bothFinished, last: at})
 	f.markEnded(c, at)
+}
+
+// lastMeasure asks what was transferred since the last time on a connection that has just been closed. The kernel tells only when it
+// forgets it, minutes later, when it is gone here.
+func (f *Firewall) lastMeasure(c *conn.Conn, s *conn.Snapshot) {
+	if f.meter.ask == nil || s.Tuple.Protocol != packet.TCP || f.meter.othersTell(time.Now()) {
+		return
+	}
+	m, found, err := f.meter.ask.Measure(s.Tuple)
+	if err == nil && found && m.ReceivedBytes|m.SentBytes != 0 {
+		f.transferred(c, intercept.Usage{ReceivedBytes: m.ReceivedBytes, SentBytes: m.SentBytes, Kind: intercept.UsageSum})
+	}
 }
 
 // markEnded says that a connection is over, and leaves it where its last packets find it.

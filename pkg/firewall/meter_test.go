@@ -152,6 +152,105 @@ func TestCertainEnd(t *testing.T) {
 	}
 }
 
+// What was transferred since the last measurement is asked for when a connection is closed, since the kernel tells it minutes later.
+func TestLastMeasure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, src := startMetered(t, nil)
+		i := out(packet.TCP, 1, faraway)
+		r.want(i, verdict.ActionPermanentAccept)
+		src.set(i.Tuple, intercept.Measure{ReceivedBytes: 100, SentBytes: 10})
+		time.Sleep(5 * time.Second)
+		c := r.store.Get(i.Tuple)
+		src.set(i.Tuple, intercept.Measure{ReceivedBytes: 900, SentBytes: 90, Closed: true})
+		r.reportEnd(i.Tuple, time.Now())
+		if s := c.Snapshot(); s.Live() || s.ReceivedBytes != 900 || s.SentBytes != 90 {
+			t.Errorf("got %+v; want it ended, with all that was transferred", s)
+		}
+		if f := r.Stats(); f.ReceivedBytes != 900 || f.SentBytes != 90 {
+			t.Errorf("got %d and %d bytes altogether", f.ReceivedBytes, f.SentBytes)
+		}
+	})
+}
+
+// The figures of an older connection with the same tuple, which the kernel tells when the new one begins, are not the new one's.
+func TestFiguresOfTheOneBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := startMetered(t, nil)
+		i := out(packet.TCP, 1, faraway)
+		r.want(i, verdict.ActionPermanentAccept)
+		last := intercept.Usage{Tuple: i.Tuple, ReceivedBytes: 5000, Kind: intercept.UsageLastSum}
+		if err := r.src.ReportUsage(last); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if s := r.store.Get(i.Tuple).Snapshot(); s.ReceivedBytes != 0 {
+			t.Errorf("got %d bytes of another connection", s.ReceivedBytes)
+		}
+	})
+}
+
+// A TCP connection whose end was not told is over when the kernel has not known it twice.
+func TestLostEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, src := startMetered(t, nil)
+		i := out(packet.TCP, 1, faraway)
+		r.want(i, verdict.ActionPermanentAccept)
+		src.set(i.Tuple, intercept.Measure{SentBytes: 10})
+		time.Sleep(5 * time.Second)
+		src.forget(i.Tuple)
+		time.Sleep(2 * slowest)
+		synctest.Wait()
+		if !r.gone(i.Tuple) {
+			t.Error("still there")
+		}
+	})
+}
+
+// slowest is how long an idle connection is not asked about.
+const slowest = 5 * time.Minute
+
+// What the kernel may not have seen end is forgotten, so that nobody goes on with what was decided for it.
+func TestAbortedEnd(t *testing.T) {
+	for name, aborted := range map[string]bool{"aborted": true, "closed": false} {
+		bubble(t, name, func(t *testing.T) {
+			r := start(t, nil)
+			i := out(packet.TCP, 1, faraway)
+			r.want(i, verdict.ActionPermanentAccept)
+			if err := r.src.ReportEnd(intercept.End{Tuple: i.Tuple, At: time.Now(), Certain: true, Aborted: aborted}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			want := 0
+			if aborted {
+				want = 1
+			}
+			r.wantCalls(intercepttest.OpForget, want)
+		})
+	}
+}
+
+// Many connections that begin and end do not pile up, and those that go on are measured in time.
+func TestManyShortConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, src := startMetered(t, nil)
+		for n := range 5000 {
+			i := out(packet.TCP, uint16(1000+n), faraway)
+			r.want(i, verdict.ActionPermanentAccept)
+			if err := r.src.ReportEnd(intercept.End{Tuple: i.Tuple, At: time.Now(), Certain: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lasting := out(packet.TCP, 1, faraway)
+		r.want(lasting, verdict.ActionPermanentAccept)
+		src.set(lasting.Tuple, intercept.Measure{ReceivedBytes: 77})
+		time.Sleep(1500 * time.Millisecond)
+		synctest.Wait()
+		if s := r.store.Get(lasting.Tuple).Snapshot(); s.ReceivedBytes != 77 {
+			t.Errorf("got %d bytes; want the one that goes on measured", s.ReceivedBytes)
+		}
+	})
+}
+
 // A short connection's end that may be another's is asked about, and need not wait.
 func TestDoubtfulEndIsAskedAbout(t *testing.T) {
 	for name, closed := range map[string]bool{"closed": true, "goes on": false} {

@@ -92,6 +92,9 @@ type End struct {
 	// Certain says that At is when it happened, and not when it was noticed: a report about an earlier connection with the same
 	// tuple has an At before the later one began.
 	Certain bool
+	// Aborted says that the host's tracking of connections may not have noticed: what is remembered for the connection has to be
+	// forgotten by whoever had it remembered.
+	Aborted bool
 }
 
 // Measure is what a kernel knows of a connection that it tracks.

@@ -34,6 +34,9 @@ func trustListener(port uint16) error {
 		if err != nil {
 			return fmt.Errorf("look for the daemon's socket: %w", err)
 		}
+		if found {
+			break // what listens beside a socket of IPv4 is for IPv6 only: anybody's, and not who we talk to
+		}
 	}
 	if !found {
 		return fmt.Errorf("%w: nobody is known to listen at port %d", ErrUntrusted, port)

@@ -1,6 +1,7 @@
 package ivpn_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -46,5 +47,49 @@ func TestIntegrationImpostor(t *testing.T) {
 	stop()
 	if err := impostor.Wait(); err != nil || got.Len() != 0 {
 		t.Errorf("the impostor got %q, %v; want nothing", got.String(), err)
+	}
+}
+
+// Whoever listens at the daemon's port for IPv6 only is not who is talked to, and keeps nobody from talking to the daemon.
+func TestIntegrationListenerBeside(t *testing.T) {
+	testutil.NoLeaks(t)
+	testutil.RequireRoot(t)
+	testutil.RequireTool(t, "setpriv", "socat")
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	port := ln.Addr().(*net.TCPAddr).Port
+	other := exec.CommandContext(t.Context(), "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups",
+		"socat", "-u", fmt.Sprintf("TCP6-LISTEN:%d,ipv6only=1", port), "-")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = other.Process.Kill()
+		_ = other.Wait() // it was killed
+	}()
+	eventually(t, "the other one listens", func() bool {
+		sockets, err := os.ReadFile("/proc/net/tcp6")
+		return err == nil && strings.Contains(string(sockets), fmt.Sprintf(":%04X 00000000000000000000000000000000:0000 0A", port))
+	})
+	f := folder(t)
+	write(t, filepath.Join(f, "port.txt"), fmt.Sprintf("%d:1", port))
+	told := make(chan string, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			told <- err.Error()
+			return
+		}
+		defer c.Close()
+		line, err := bufio.NewReader(c).ReadString('\n')
+		told <- fmt.Sprint(line, err)
+	}()
+	_, _, stop := client(t, ivpn.ClientConfig{Folder: f})
+	defer stop()
+	if got := <-told; !strings.Contains(got, "Hello") {
+		t.Errorf("got %q; want the daemon greeted", got)
 	}
 }

@@ -89,7 +89,7 @@ func (x *httpsExchanger) exchange(ctx context.Context, o *outgoing) (*dns.Msg, e
 		x.stats.wrong.Add(1)
 		return nil, errForeign
 	}
-	return decode(b)
+	return decodeWhole(b)
 }
 
 // post sends a message and returns the answer, and whether it went by a connection that was there already.

@@ -97,7 +97,7 @@ func (x *streamExchanger) try(ctx context.Context, o *outgoing, f form) (*dns.Ms
 			x.stats.wrong.Add(1)
 			return nil, errForeign
 		}
-		m, err := decode(b)
+		m, err := decodeWhole(b)
 		if err == nil && f.edns && withoutEDNS(m) {
 			return nil, errNoEDNS
 		}

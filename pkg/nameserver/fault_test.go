@@ -147,6 +147,76 @@ func TestStateGoesWithServer(t *testing.T) {
 	}
 }
 
+// TestCutOffStream has a server cut an answer off where nothing has to be, whole and in the middle of a record: that is no answer.
+func TestCutOffStream(t *testing.T) {
+	noLeaks(t)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	defer served.Wait()
+	defer l.Close()
+	var missing atomic.Int64
+	serve := func(c net.Conn) {
+		defer c.Close()
+		for in := (&dns.Conn{Conn: c}); ; {
+			q, err := in.ReadMsg()
+			if err != nil {
+				return
+			}
+			m := new(dns.Msg).SetReply(q)
+			m.Truncated = true
+			m.Answer = []dns.RR{rr(t, q.Question[0].Name+" 300 IN A 192.0.2.1")}
+			b, err := m.Pack()
+			if err != nil {
+				return
+			}
+			if _, err := in.Write(b[:len(b)-int(missing.Load())]); err != nil {
+				return
+			}
+		}
+	}
+	served.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() { serve(c) })
+		}
+	})
+	r := with(t, parse(t, "tcp://"+l.Addr().String()))
+	for i, name := range []string{"whole.test", "cut.test"} {
+		missing.Store(int64(i))
+		if m := r.ask(name, dns.TypeA); m.Rcode != dns.RcodeServerFailure || len(m.Answer) != 0 {
+			t.Errorf("%s: got %v; want SERVFAIL", name, m)
+		}
+	}
+}
+
+// TestQuestionsThatServersRefuse has a program ask what a good server does not answer: that makes it no bad one.
+func TestQuestionsThatServersRefuse(t *testing.T) {
+	noLeaks(t)
+	for _, c := range []struct {
+		rcode   int
+		qtype   uint16
+		failing bool
+	}{
+		{dns.RcodeNotImplemented, dns.TypeANY, false}, {dns.RcodeFormatError, dns.TypeA, false}, {dns.RcodeRefused, dns.TypeANY, false},
+		{dns.RcodeRefused, dns.TypeA, true},
+	} {
+		f := plain(t, func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, c.rcode) })
+		r := with(t, f.upstream(t, "ADDR"))
+		for _, name := range []string{"a.test", "b.test", "c.test"} {
+			r.ask(name, c.qtype)
+		}
+		if up := r.Upstreams()[0]; up.Failing != c.failing || up.Asked < 3 {
+			t.Errorf("%s to %s: got %+v; want failing %t", dns.RcodeToString[c.rcode], dns.TypeToString[c.qtype], up, c.failing)
+		}
+	}
+}
+
 // TestAllFail has nobody answer: the client learns why, for a second from the cache.
 func TestAllFail(t *testing.T) {
 	noLeaks(t)

@@ -129,7 +129,7 @@ func (r *race) end(a *attempt) {
 // failed notes a server's failure. What it said at once it would say again.
 func (r *race) failed(a *attempt) {
 	r.end(a)
-	a.server.fail(a.err)
+	a.server.fail(r.o, a.err)
 	r.errs = append(r.errs, fmt.Errorf("%v: %w", a.server.Upstream, a.err))
 	if !isTimeout(a.err) {
 		r.queue = slices.DeleteFunc(r.queue, func(s *server) bool { return s == a.server })
@@ -143,7 +143,7 @@ func (r *race) won(a *attempt) {
 	now := time.Now()
 	for _, o := range r.running {
 		if d := now.Sub(o.began); o.server != a.server && d >= 2*a.took && d >= slowest {
-			o.server.fail(errSilent)
+			o.server.fail(r.o, errSilent)
 		}
 	}
 	a.server.ok(a.took)
@@ -159,7 +159,7 @@ func (r *race) lost(ctx context.Context) error {
 		for _, o := range r.running {
 			if !seen[o.server] {
 				seen[o.server] = true
-				o.server.fail(errSilent)
+				o.server.fail(r.o, errSilent)
 				r.errs = append(r.errs, fmt.Errorf("%v: %w", o.server.Upstream, errSilent))
 			}
 		}

@@ -62,8 +62,9 @@ func rcodeName(rcode int) string {
 var errSilent = errors.New("no answer in time")
 
 // try asks and judges the answer.
-func (s *server) try(ctx context.Context, o *outgoing) (*dns.Msg, error) {
-	m, err := s.exchange(ctx, o)
+func (s *server) try(ctx context.Context, o *outgoing) (m *dns.Msg, err error) {
+	defer survive(&err)
+	m, err = s.exchange(ctx, o)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // one of our exchangers; who asks adds the server
 	}
@@ -105,14 +106,17 @@ func (s *server) ok(took time.Duration) {
 	}
 }
 
-// fail notes a failure.
-func (s *server) fail(err error) {
+// fail notes a failure to answer o. An answer that may be about the question, which any program can ask, is none of the server's: its
+// domain's servers may be what fails, and there are types that a server need not know.
+func (s *server) fail(o *outgoing, err error) {
 	var rcode *rcodeError
-	if errors.As(err, &rcode) && rcode.rcode == dns.RcodeServerFailure {
-		return // the domain's servers may be what fails
-	}
+	mild := errors.As(err, &rcode) && (rcode.rcode != dns.RcodeRefused || o.qtype != dns.TypeA && o.qtype != dns.TypeAAAA)
 	s.mu.Lock()
 	s.asked++
+	if mild {
+		s.mu.Unlock()
+		return
+	}
 	s.fails++
 	s.lastErr = err
 	bad := s.fails >= failLimit && !s.retired

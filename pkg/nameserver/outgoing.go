@@ -169,6 +169,15 @@ func decode(b []byte) (*dns.Msg, error) {
 	return m, nil
 }
 
+// decodeWhole reads a packet that matches and came by a way on which nothing has to be cut off.
+func decodeWhole(b []byte) (*dns.Msg, error) {
+	m, err := decode(b)
+	if err == nil && m.Truncated {
+		return nil, fmt.Errorf("%w: cut off although there was room", errMalformed)
+	}
+	return m, err
+}
+
 // withoutEDNS reports whether a server has refused a question because of its OPT record (RFC 6891 section 7).
 func withoutEDNS(m *dns.Msg) bool {
 	return (m.Rcode == dns.RcodeFormatError || m.Rcode == dns.RcodeNotImplemented) && m.IsEdns0() == nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -198,7 +199,10 @@ func (s *Server) fly(st *setup, name string, a *ask, old *entry) *flight {
 			st.land(key, f, nil, errReplaced)
 			return
 		}
-		e, err := s.forward(ctx, st, o)
+		e, err := s.forwardSafely(ctx, st, o)
+		if p := (*panicError)(nil); errors.As(err, &p) {
+			s.cfg.Log.Error("an answer could not be read: this is a bug of weir's", "name", name, "panic", p.value, "stack", string(p.stack))
+		}
 		if err != nil {
 			err = fmt.Errorf("%w for %s: %w", ErrNoAnswer, name, err)
 		} else if s.looped.Swap(false) && s.cfg.States != nil {
@@ -207,6 +211,28 @@ func (s *Server) fly(st *setup, name string, a *ask, old *entry) *flight {
 		st.land(key, f, e, s.keep(key, name, o, gen, e, err, old))
 	})
 	return f
+}
+
+// panicError is a panic while an answer was read. What is read comes from the network, and the program around the Server may be one that
+// must not end.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return "an answer that this program cannot bear" }
+
+// survive is to be deferred by what reads answers.
+func survive(err *error) {
+	if p := recover(); p != nil {
+		*err = &panicError{p, debug.Stack()}
+	}
+}
+
+// forwardSafely is forward; a panic of it is an error.
+func (s *Server) forwardSafely(ctx context.Context, st *setup, o *outgoing) (e *entry, err error) {
+	defer survive(&err)
+	return s.forward(ctx, st, o)
 }
 
 // keep puts the result into the cache, and returns the error that it has.

@@ -14,10 +14,14 @@ func (g *Guard) Inspects(s *conn.Snapshot) bool {
 		!isLocal(s) && g.cfg.Disabled() && !g.isSystemDNS(s)
 }
 
-// Inspect implements firewall.Inspector. Each packet has to be DNS; it is never done otherwise.
+// Inspect implements firewall.Inspector. Each packet has to be DNS. It is done with the first that a program of this host sends which is
+// not; what comes in may be anybody's, and ends nothing.
 func (g *Guard) Inspect(_ *conn.Snapshot, p packet.Packet) (d verdict.Decision, done bool) {
-	if isDNS(p) {
+	switch {
+	case isDNS(p):
 		return decide(verdict.Accept, CodeInspected, "a DNS message"), false
+	case p.Info().Direction == packet.Inbound:
+		return decide(verdict.Drop, CodeNotDNS, "what comes from port 53 is not DNS"), false
 	}
 	return decide(verdict.Block, CodeNotDNS, "what goes to port 53 is not DNS"), true
 }
