@@ -37,8 +37,6 @@ type rig struct {
 	dir     string
 	binary  string
 	refd    *testnet.Process // nil while none runs
-	// counted is the last connection whose bytes were added up; see sentTo.
-	counted, last conn.ID //nolint:unused // by tests that are not built by default
 }
 
 // settings are what tests change in refd's configuration.

@@ -2,7 +2,6 @@ package conn
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -15,81 +14,72 @@ const (
 // usage is what is known of a connection's transferred bytes, beside the figures themselves.
 type usage struct {
 	mu sync.Mutex // guards what follows
-	// earlier is what sums that have ended came to.
-	earlierReceived, earlierSent uint64
+	// told is what was added up, and earlier what sums that have ended came to. They are kept apart: what one has counted already the
+	// other may yet tell.
+	told, earlier transferred
 
 	// since is when the span began that rates are taken over, with what the figures were then.
-	since                    time.Time
-	sinceReceived, sinceSent uint64
-	receivedRate, sentRate   uint64
+	since time.Time
+	then  transferred
+	rate  transferred
 }
 
-// AddUsage adds transferred bytes.
-func (c *Conn) AddUsage(received, sent uint64) {
-	c.received.Add(received)
-	c.sent.Add(sent)
-	c.usage.note(time.Now(), c.received.Load(), c.sent.Load())
+type transferred struct{ received, sent uint64 }
+
+func (x transferred) plus(y transferred) transferred {
+	return transferred{x.received + y.received, x.sent + y.sent}
 }
 
-// RaiseUsage takes what a kernel has counted since it began to track the connection, and returns what that adds. Figures that are
-// greater already stay.
+// AddUsage adds transferred bytes. It returns by how much the figures grew.
+func (c *Conn) AddUsage(received, sent uint64) (moreReceived, moreSent uint64) {
+	c.usage.mu.Lock()
+	defer c.usage.mu.Unlock()
+	c.usage.told = c.usage.told.plus(transferred{received, sent})
+	return c.raiseLocked(c.usage.told)
+}
+
+// RaiseUsage takes what a kernel has counted since it began to track the connection. Figures that are greater already stay. It returns
+// by how much they grew.
 func (c *Conn) RaiseUsage(received, sent uint64) (moreReceived, moreSent uint64) {
 	c.usage.mu.Lock()
-	moreReceived, moreSent = c.raiseLocked(received, sent)
-	c.usage.mu.Unlock()
-	c.usage.note(time.Now(), c.received.Load(), c.sent.Load())
-	return moreReceived, moreSent
+	defer c.usage.mu.Unlock()
+	return c.raiseLocked(c.usage.earlier.plus(transferred{received, sent}))
 }
 
 // CloseUsage is RaiseUsage for sums that end; others that begin at 0 come on top.
 func (c *Conn) CloseUsage(received, sent uint64) (moreReceived, moreSent uint64) {
 	c.usage.mu.Lock()
-	moreReceived, moreSent = c.raiseLocked(received, sent)
-	c.usage.earlierReceived += received
-	c.usage.earlierSent += sent
-	c.usage.mu.Unlock()
-	c.usage.note(time.Now(), c.received.Load(), c.sent.Load())
-	return moreReceived, moreSent
+	defer c.usage.mu.Unlock()
+	c.usage.earlier = c.usage.earlier.plus(transferred{received, sent})
+	return c.raiseLocked(c.usage.earlier)
 }
 
-// raiseLocked is called with c.usage.mu held.
-func (c *Conn) raiseLocked(received, sent uint64) (moreReceived, moreSent uint64) {
-	return raise(&c.received, c.usage.earlierReceived+received), raise(&c.sent, c.usage.earlierSent+sent)
+// raiseLocked is called with c.usage.mu held, under which alone the figures change.
+func (c *Conn) raiseLocked(to transferred) (moreReceived, moreSent uint64) {
+	was := transferred{c.received.Load(), c.sent.Load()}
+	now := transferred{max(was.received, to.received), max(was.sent, to.sent)}
+	c.received.Store(now.received)
+	c.sent.Store(now.sent)
+	c.usage.noteLocked(time.Now(), now)
+	return now.received - was.received, now.sent - was.sent
 }
 
-// raise returns by how much it raised n.
-func raise(n *atomic.Uint64, to uint64) uint64 {
-	for {
-		old := n.Load()
-		if old >= to {
-			return 0
-		}
-		if n.CompareAndSwap(old, to) {
-			return to - old
-		}
-	}
-}
-
-// note takes new figures.
-func (u *usage) note(now time.Time, received, sent uint64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+// noteLocked takes new figures. It is called with u.mu held.
+func (u *usage) noteLocked(now time.Time, figures transferred) {
 	span := now.Sub(u.since)
+	more := transferred{figures.received - u.then.received, figures.sent - u.then.sent}
 	switch {
-	case received < u.sinceReceived || sent < u.sinceSent:
-		return // somebody faster has noted more
 	case u.since.IsZero():
 		// nothing is known of when it was transferred
 	case span > rateLasts:
-		// within a second, as reports come
-		u.receivedRate, u.sentRate = received-u.sinceReceived, sent-u.sinceSent
+		u.rate = more // within a second, as reports come
 	case span < rateSpan:
 		return
 	default:
-		u.receivedRate = uint64(float64(received-u.sinceReceived) / span.Seconds())
-		u.sentRate = uint64(float64(sent-u.sinceSent) / span.Seconds())
+		over := func(n uint64) uint64 { return uint64(float64(n) / span.Seconds()) }
+		u.rate = transferred{over(more.received), over(more.sent)}
 	}
-	u.since, u.sinceReceived, u.sinceSent = now, received, sent
+	u.since, u.then = now, figures
 }
 
 func (u *usage) rates(now time.Time) (received, sent uint64) {
@@ -98,5 +88,5 @@ func (u *usage) rates(now time.Time) (received, sent uint64) {
 	if now.Sub(u.since) > rateLasts {
 		return 0, 0
 	}
-	return u.receivedRate, u.sentRate
+	return u.rate.received, u.rate.sent
 }

@@ -30,6 +30,24 @@ func TestUsageKinds(t *testing.T) {
 	want(320, 41)
 }
 
+// Two that count the same bytes, of which one is ahead now and then the other: nothing counts twice.
+func TestUsageOfTwoCounters(t *testing.T) {
+	c := conn.New(first())
+	var received, sent uint64
+	grew := func(moreReceived, moreSent uint64) { received, sent = received+moreReceived, sent+moreSent }
+	for i := range uint64(10) {
+		grew(c.RaiseUsage(1000*i+700, 100*i+70))
+		grew(c.AddUsage(1000, 100))
+		grew(c.RaiseUsage(1000*i+900, 100*i+90))
+	}
+	if s := c.Snapshot(); s.ReceivedBytes != 10_000 || s.SentBytes != 1000 {
+		t.Errorf("got %d received, %d sent; want 10000, 1000", s.ReceivedBytes, s.SentBytes)
+	}
+	if received != 10_000 || sent != 1000 {
+		t.Errorf("they grew by %d and %d, as told; want 10000, 1000", received, sent)
+	}
+}
+
 func TestRates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := conn.New(first())

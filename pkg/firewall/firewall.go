@@ -356,15 +356,15 @@ func (f *Firewall) ReportUsage(us []intercept.Usage) {
 
 // transferred takes figures of a connection, and adds what is new to ours.
 func (f *Firewall) transferred(c *conn.Conn, u intercept.Usage) {
-	received, sent := u.ReceivedBytes, u.SentBytes
+	take := c.AddUsage
 	switch u.Kind {
 	case intercept.UsageDelta:
-		c.AddUsage(received, sent)
 	case intercept.UsageSum:
-		received, sent = c.RaiseUsage(received, sent)
+		take = c.RaiseUsage
 	case intercept.UsageLastSum:
-		received, sent = c.CloseUsage(received, sent)
+		take = c.CloseUsage
 	}
+	received, sent := take(u.ReceivedBytes, u.SentBytes)
 	f.stats.received.Add(received)
 	f.stats.sent.Add(sent)
 }
@@ -385,6 +385,7 @@ func (f *Firewall) ReportEnd(e intercept.End) {
 	case age < 0:
 		// it is about the last connection with this tuple
 	case e.Certain && c.State().Verdict() != verdict.Undecided:
+		f.lastMeasure(c)
 		f.finish(c, e.At)
 		if e.Aborted {
 			f.forget(c.State())

@@ -184,7 +184,6 @@ func (f *Firewall) measure(e measured, now time.Time) {
 func (f *Firewall) finish(c *conn.Conn, at time.Time) {
 	s := c.State()
 	if s.Decision.Action().Permanent() || s.Tuple.Protocol != packet.TCP {
-		f.lastMeasure(c, s)
 		f.cfg.Store.EndConn(c, at)
 		return
 	}
@@ -192,13 +191,14 @@ func (f *Firewall) finish(c *conn.Conn, at time.Time) {
 	f.markEnded(c, at)
 }
 
-// lastMeasure asks what was transferred since the last time on a connection that has just been closed. The kernel tells only when it
-// forgets it, minutes later, when it is gone here.
-func (f *Firewall) lastMeasure(c *conn.Conn, s *conn.Snapshot) {
-	if f.meter.ask == nil || s.Tuple.Protocol != packet.TCP || f.meter.othersTell(time.Now()) {
+// lastMeasure asks what was transferred since the last time on a connection that has just been closed, as others than the kernel's
+// tracking say. That tells it only when it forgets the connection, minutes later, when it is gone here.
+func (f *Firewall) lastMeasure(c *conn.Conn) {
+	t := c.State().Tuple
+	if f.meter.ask == nil || t.Protocol != packet.TCP || f.meter.othersTell(time.Now()) {
 		return
 	}
-	m, found, err := f.meter.ask.Measure(s.Tuple)
+	m, found, err := f.meter.ask.Measure(t)
 	if err == nil && found && m.ReceivedBytes|m.SentBytes != 0 {
 		f.transferred(c, intercept.Usage{ReceivedBytes: m.ReceivedBytes, SentBytes: m.SentBytes, Kind: intercept.UsageSum})
 	}

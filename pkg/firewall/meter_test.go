@@ -162,7 +162,10 @@ func TestLastMeasure(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		c := r.store.Get(i.Tuple)
 		src.set(i.Tuple, intercept.Measure{ReceivedBytes: 900, SentBytes: 90, Closed: true})
-		r.reportEnd(i.Tuple, time.Now())
+		if err := r.src.ReportEnd(intercept.End{Tuple: i.Tuple, At: time.Now(), Certain: true}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
 		if s := c.Snapshot(); s.Live() || s.ReceivedBytes != 900 || s.SentBytes != 90 {
 			t.Errorf("got %+v; want it ended, with all that was transferred", s)
 		}

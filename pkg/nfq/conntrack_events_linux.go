@@ -208,7 +208,11 @@ func (r *trafficReporter) event(b []byte, now time.Time) {
 		if !f.closed() {
 			return
 		}
-		kind = intercept.UsageSum // messages about changes have no figures, but may have some day
+		kind = intercept.UsageSum
+		// Messages about changes have no figures, and the entry goes only minutes later, when nobody asks for them any more.
+		if whole, err := r.tracker.get(f.orig); err == nil && whole.closed() {
+			f.sent, f.received = whole.sent, whole.received
+		}
 	default:
 		return
 	}
