@@ -58,7 +58,7 @@ test-windows: needs-go ## the tests of the Windows build, under Wine, which is i
 
 test-web: needs-go ## a browser looks at the web page of a refd in a network of its own (root)
 	@scripts/deps.sh
-	WEIR_CI=1 $(GO) test -race -tags browser -run TestIntegrationWeb ./internal/e2e
+	WEIR_CI=1 $(GO) test -race -run TestIntegrationWeb ./internal/e2e
 
 test-fast: ## tests without the race detector and without what -short leaves out
 	$(GO) test -short ./...

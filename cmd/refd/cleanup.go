@@ -15,6 +15,7 @@ import (
 
 type cleanupCmd struct {
 	ChainPrefix string `placeholder:"PREFIX" help:"Instead of the configuration's netfilter.chain_prefix: for what a refd left whose configuration is lost."`
+	JSON        bool   `name:"json" help:"Print JSON."`
 }
 
 // Run removes what a crash, or on_exit: closed, left behind.
@@ -36,9 +37,20 @@ func (c *cleanupCmd) Run(a *app) error {
 	if err := errors.Join(errBefore, err); err != nil {
 		// no reason not to clean up
 		fmt.Fprintln(a.stderr, "warning: what there was, and whether there is more, is not known:", err)
+		if c.JSON {
+			return printJSON(a.stdout, cleanupResult{})
+		}
 		return a.say("clean: nothing is left of the refd with %s\n", whose(cfg))
 	}
-	return a.reportCleanup(cfg, before, after)
+	return c.report(a, cfg, before, after)
+}
+
+// cleanupResult is what a cleanup did, as JSON.
+type cleanupResult struct {
+	// Removed is nil if it is not known what there was.
+	Removed *refd.Traces `json:"removed"`
+	// Others are of a refd with another configuration, and stay.
+	Others *refd.Traces `json:"others,omitempty"`
 }
 
 // settings returns what is known of the settings for a command that has to work with a bad configuration, too: a machine that refd
@@ -63,7 +75,7 @@ func (a *app) settings() (*config.File, error) {
 	return &cfg, nil
 }
 
-func (a *app) reportCleanup(cfg *config.File, before, after refd.Traces) error {
+func (c *cleanupCmd) report(a *app, cfg *config.File, before, after refd.Traces) error {
 	own, _ := before.Of(cfg)
 	left, others := after.Of(cfg)
 	if text := others.String(); text != "" {
@@ -76,6 +88,8 @@ func (a *app) reportCleanup(cfg *config.File, before, after refd.Traces) error {
 	switch {
 	case left.String() != "":
 		return fmt.Errorf("of the refd with %s there is still: %s: does something start it again?", whose(cfg), left)
+	case c.JSON:
+		return printJSON(a.stdout, cleanupResult{Removed: &own, Others: &others})
 	case own.String() == "":
 		return a.say("nothing to do: there was nothing of a refd with %s\n", whose(cfg))
 	}

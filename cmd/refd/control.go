@@ -35,6 +35,7 @@ func (confirmCmd) Run(a *app) error { return a.client().Do(a.ctx, "confirm") }
 
 type pauseCmd struct {
 	Duration time.Duration `arg:"" help:"How long, such as 10m."`
+	JSON     bool          `name:"json" help:"Print JSON."`
 }
 
 // Run pauses.
@@ -42,7 +43,11 @@ func (c *pauseCmd) Run(a *app) error {
 	if err := a.client().Pause(a.ctx, c.Duration); err != nil {
 		return err
 	}
-	return a.say("paused until %s: everything passes; `refd resume` ends it\n", time.Now().Add(c.Duration).Format(time.TimeOnly))
+	until := time.Now().Add(c.Duration)
+	if c.JSON {
+		return printJSON(a.stdout, map[string]time.Time{"pausedUntil": until})
+	}
+	return a.say("paused until %s: everything passes; `refd resume` ends it\n", until.Format(time.TimeOnly))
 }
 
 type resumeCmd struct{}
@@ -70,6 +75,13 @@ type completionCmd struct {
 func (c *completionCmd) Run(a *app) error {
 	var names []string
 	var fish strings.Builder
+	// of a command that has others below it, those are what is typed next
+	below := func(n *kong.Node) (names []string) {
+		for _, child := range n.Children {
+			names = append(names, child.Name)
+		}
+		return names
+	}
 	flags := func(n *kong.Node) string {
 		var f []string
 		for _, group := range n.AllFlags(true) {
@@ -81,11 +93,20 @@ func (c *completionCmd) Run(a *app) error {
 	}
 	var cases strings.Builder
 	for _, n := range a.parser.Model.Children {
+		if n.Hidden {
+			continue
+		}
 		names = append(names, n.Name)
-		fmt.Fprintf(&cases, "    %s) words='%s' ;;\n", n.Name, flags(n))
+		for _, child := range n.Children {
+			fmt.Fprintf(&cases, "    '%s %s') words='%s' ;;\n", n.Name, child.Name, flags(child))
+			fmt.Fprintf(&fish, "complete -c refd -n '__fish_seen_subcommand_from %s' -a %s -d '%s'\n", n.Name, child.Name, strings.ReplaceAll(child.Help, "'", `\'`))
+		}
+		fmt.Fprintf(&cases, "    '%s '*) words='%s' ;;\n", n.Name, strings.TrimSpace(strings.Join(below(n), " ")+" "+flags(n)))
 		fmt.Fprintf(&fish, "complete -c refd -n __fish_use_subcommand -a %s -d '%s'\n", n.Name, strings.ReplaceAll(n.Help, "'", `\'`))
-		for _, f := range strings.Fields(flags(n)) {
-			fmt.Fprintf(&fish, "complete -c refd -n '__fish_seen_subcommand_from %s' -l %s\n", n.Name, strings.TrimPrefix(f, "--"))
+		for _, of := range append([]*kong.Node{n}, n.Children...) {
+			for _, f := range strings.Fields(flags(of)) {
+				fmt.Fprintf(&fish, "complete -c refd -n '__fish_seen_subcommand_from %s' -l %s\n", of.Name, strings.TrimPrefix(f, "--"))
+			}
 		}
 	}
 	if c.Shell == "fish" {
@@ -96,8 +117,9 @@ func (c *completionCmd) Run(a *app) error {
 		head = "autoload -U +X bashcompinit && bashcompinit\n"
 	}
 	return a.say(`%s_refd() {
-  local words
-  case "${COMP_WORDS[1]}" in
+  local words at="${COMP_WORDS[1]} "
+  [ "$COMP_CWORD" -gt 2 ] && at+="${COMP_WORDS[2]}"
+  case "$at" in
 %s    *) words='%s' ;;
   esac
   [ "$COMP_CWORD" = 1 ] && words='%s'

@@ -153,33 +153,3 @@ func reloadOnHangup(a *app, d *refd.Daemon, log *slog.Logger) (stop func()) {
 		<-done
 	}
 }
-
-type checkCmd struct {
-	File string `arg:"" optional:"" type:"path" help:"File to check; default that of --config."`
-}
-
-// Run checks a file.
-func (c *checkCmd) Run(a *app) error {
-	if c.File != "" {
-		a.cli.Config = c.File
-	}
-	l, err := a.load(rules.WithInterfaces(&rules.Interfaces{}))
-	problems := config.Errors(err)
-	for _, p := range problems {
-		fmt.Fprintln(a.stderr, p)
-	}
-	switch {
-	case len(problems) > 0:
-		return fmt.Errorf("%s found", count(len(problems), "problem"))
-	case err != nil:
-		return err
-	}
-	for _, n := range l.Notes {
-		fmt.Fprintln(a.stderr, "note:", n)
-	}
-	name := l.Path
-	if name == "" {
-		name = "built-in defaults"
-	}
-	return a.say("%s: good: mode %s, %s, %s\n", name, l.Mode, count(len(l.Apps), "app"), count(len(l.Rules.Rules()), "rule"))
-}

@@ -76,6 +76,7 @@ func answerText(e api.DNSEntry) string {
 
 type dnsFlushCmd struct {
 	Domain string `arg:"" optional:"" help:"Only this name and those below it."`
+	JSON   bool   `name:"json" help:"Print JSON."`
 }
 
 // Run empties the cache.
@@ -83,6 +84,9 @@ func (c *dnsFlushCmd) Run(a *app) error {
 	r, err := a.client().DNSFlush(a.ctx, c.Domain)
 	if err != nil {
 		return err
+	}
+	if c.JSON {
+		return printJSON(a.stdout, r)
 	}
 	return a.say("forgot %s\n", count(r.Answers, "answer"))
 }

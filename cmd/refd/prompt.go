@@ -189,13 +189,18 @@ func (c *promptAnswerCmd) Run(a *app) error {
 	return a.client().Answer(a.ctx, r)
 }
 
-type promptForgetCmd struct{}
+type promptForgetCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
 
 // Run forgets.
-func (promptForgetCmd) Run(a *app) error {
+func (c *promptForgetCmd) Run(a *app) error {
 	f, err := a.client().Forget(a.ctx)
 	if err != nil {
 		return err
+	}
+	if c.JSON {
+		return printJSON(a.stdout, f)
 	}
 	return a.say("%s forgotten\n", count(f.Answers, "answer"))
 }

@@ -12,11 +12,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -63,6 +65,21 @@ func TestCheck(t *testing.T) {
 	require.EqualError(t, err, "2 problems found")
 	assert.Contains(t, errs, bad+`:2:7: mode: "enforc": unknown value`)
 	assert.Contains(t, errs, bad+`:4:37: global[0].remote[0]: "10.0.0.1/8": `)
+
+	out, _, err = runCLI(t, "--config", bad, "check", "--json")
+	require.ErrorIs(t, err, statusError(1))
+	var found checkResult
+	require.NoError(t, json.Unmarshal([]byte(out), &found))
+	assert.False(t, found.Good)
+	require.Len(t, found.Problems, 2)
+	assert.Equal(t, checkPlace{File: bad, Line: 2, Column: 7, Key: "mode", Text: found.Problems[0].Text, Hint: found.Problems[0].Hint}, found.Problems[0])
+
+	out, _, err = runCLI(t, "check", "--json", configFile(t, "split: {interface: wlan0}\nglobal: [{id: a, action: block}]\n"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal([]byte(out), &found))
+	assert.True(t, found.Good)
+	assert.Equal(t, 1, found.Rules)
+	assert.NotEmpty(t, found.Notes)
 
 	out, errs, err = runCLI(t, "check", configFile(t, "split: {interface: wlan0}\n"))
 	require.NoError(t, err)
@@ -188,12 +205,33 @@ COMP_WORDS=(refd "$@"); COMP_CWORD=$#; _refd; echo "${COMPREPLY[@]}"`
 	}
 	assert.Equal(t, "conns confirm completion", complete("co"))
 	assert.Equal(t, "--watch", complete("conns", "--wa"))
+	assert.Regexp(t, "^query cache flush --", complete("dns", ""))
+	assert.Equal(t, "query", complete("dns", "q"))
+	assert.Contains(t, complete("dns", "flush", "--"), "--json")
+	assert.NotContains(t, complete(""), "man")
 	zsh, _, err := runCLI(t, "completion", "zsh")
 	require.NoError(t, err)
 	assert.Contains(t, zsh, "bashcompinit")
 	fish, _, err := runCLI(t, "completion", "fish")
 	require.NoError(t, err)
 	assert.Contains(t, fish, "complete -c refd -n '__fish_seen_subcommand_from conns' -l watch")
+}
+
+// What prints data prints it as JSON, too.
+func TestEveryCommandThatPrintsDataHasJSON(t *testing.T) {
+	parser, err := kong.New(&cli{}, kong.Vars{"config": "x"})
+	require.NoError(t, err)
+	without := []string{}
+	for _, n := range parser.Model.Leaves(true) {
+		if !slices.ContainsFunc(n.Flags, func(f *kong.Flag) bool { return f.Name == "json" }) {
+			without = append(without, n.Name)
+		}
+	}
+	// these print nothing, text that has a format of its own, or what a person answers
+	assert.ElementsMatch(t, []string{
+		"run", "watch", "desktop", "answer", "act", "dismiss", "sleep", "export", "confirm", "resume", "stop", "completion",
+		"install", "start", "uninstall", "stop",
+	}, without)
 }
 
 func TestVersion(t *testing.T) {

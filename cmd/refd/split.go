@@ -16,20 +16,27 @@ type splitCmd struct {
 	Status splitStatusCmd `cmd:"" default:"withargs" help:"Show which interfaces connections can leave by."`
 }
 
-type splitOnCmd struct{}
+type splitOnCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
 
 // Run switches on.
-func (splitOnCmd) Run(a *app) error { return a.split(true) }
+func (c *splitOnCmd) Run(a *app) error { return a.split(true, c.JSON) }
 
-type splitOffCmd struct{}
+type splitOffCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
 
 // Run switches off.
-func (splitOffCmd) Run(a *app) error { return a.split(false) }
+func (c *splitOffCmd) Run(a *app) error { return a.split(false, c.JSON) }
 
-func (a *app) split(on bool) error {
+func (a *app) split(on, asJSON bool) error { //nolint:revive // a switch, and a flag
 	r, err := a.client().Split(a.ctx, on)
 	if err != nil {
 		return err
+	}
+	if asJSON {
+		return printJSON(a.stdout, r)
 	}
 	return a.say("split tunnel %s; %s changed\n", onOff(on), count(r.Changed, "running connection"))
 }

@@ -45,6 +45,7 @@ func (c *exportCmd) Run(a *app) error {
 type importCmd struct {
 	File   string `arg:"" help:"What export wrote; - for standard input."`
 	DryRun bool   `help:"Only check it."`
+	JSON   bool   `name:"json" help:"Print JSON."`
 }
 
 // Run makes an exported configuration the one in force. What there was is kept beside it, with .bak.
@@ -57,7 +58,11 @@ func (c *importCmd) Run(a *app) error {
 	if err != nil {
 		return err //nolint:wrapcheck // it names the file and the place
 	}
+	done := importResult{File: a.configPath(), DryRun: c.DryRun, Apps: len(l.Apps), Rules: len(l.Rules.Rules())}
 	if c.DryRun {
+		if c.JSON {
+			return printJSON(a.stdout, done)
+		}
 		return a.say("good: mode %s, %s, %s\n", l.Mode, count(len(l.Apps), "app"), count(len(l.Rules.Rules()), "rule"))
 	}
 	path := a.configPath()
@@ -68,6 +73,12 @@ func (c *importCmd) Run(a *app) error {
 		return err //nolint:wrapcheck // it says what for
 	}
 	r, err := a.client().Reload(a.ctx)
+	if err == nil {
+		done.Reloaded = &r
+	}
+	if c.JSON && (err == nil || errors.Is(err, api.ErrNotRunning)) {
+		return printJSON(a.stdout, done)
+	}
 	if errors.Is(err, api.ErrNotRunning) {
 		return a.say("imported to %s; refd does not run\n", path)
 	}
@@ -92,6 +103,17 @@ func (c *importCmd) read(a *app) ([]byte, error) {
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	return b, nil
+}
+
+// importResult is what an import did, as JSON.
+type importResult struct {
+	File string `json:"file"`
+	// DryRun is set where nothing was changed.
+	DryRun bool `json:"dryRun,omitempty"`
+	Apps   int  `json:"apps"`
+	Rules  int  `json:"rules"`
+	// Reloaded is what the running refd made of it; nil if none runs.
+	Reloaded *api.ReloadResult `json:"reloaded,omitempty"`
 }
 
 // keepOld copies what is there, and makes an empty file if there is none.

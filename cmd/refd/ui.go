@@ -11,6 +11,7 @@ import (
 type uiCmd struct {
 	ReadOnly bool `help:"A link to look and not to change."`
 	Print    bool `help:"Print the link, and open nothing."`
+	JSON     bool `name:"json" help:"Print the link as JSON, and open nothing."`
 }
 
 // Run makes a login link and opens it.
@@ -22,6 +23,9 @@ func (c *uiCmd) Run(a *app) error {
 	link, err := a.client().Link(a.ctx, role)
 	if err != nil {
 		return err
+	}
+	if c.JSON {
+		return printJSON(a.stdout, link)
 	}
 	if err := a.say("%s\n", link.URL); err != nil || c.Print || !desktop() {
 		return err

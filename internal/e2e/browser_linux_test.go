@@ -1,18 +1,20 @@
-// A browser looks at the page: `make test-web`, which was not seen to pass whole yet.
-//
-//go:build browser
-
 package e2e_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"image"
+	"image/color"
+	"image/png"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,7 +50,7 @@ func openBrowser(t *testing.T, h *testnet.Host, own string) *browser {
 	testutil.RequireTool(t, "chromium")
 	home := t.TempDir()
 	chromium := h.StartEnv(t, []string{"HOME=" + home}, "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-extensions",
+		"--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-extensions",
 		"--user-data-dir="+filepath.Join(home, "profile"), "--remote-debugging-port="+debugPort, "about:blank")
 	t.Cleanup(chromium.Kill)
 	proxy := forward(t, h, "127.0.0.1:"+debugPort)
@@ -247,16 +249,52 @@ func (b *browser) shot(name string) {
 	if os.Getenv("WEIR_SHOTS") != "" {
 		dir = filepath.Join("..", "..", "docs", "img")
 	}
-	png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
+	picture, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
+	if err == nil && os.Getenv("WEIR_SHOTS") != "" {
+		picture, err = smaller(picture)
+	}
 	if err == nil {
 		err = os.MkdirAll(dir, 0o755)
 	}
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644)
+		err = os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o644)
 	}
 	if err != nil {
 		b.t.Error(err)
 	}
+}
+
+// smaller makes a PNG one of 256 colours: those that most of it has, and for the rest the nearest of them.
+func smaller(picture []byte) ([]byte, error) {
+	src, err := png.Decode(bytes.NewReader(picture))
+	if err != nil {
+		return nil, err
+	}
+	often := map[color.RGBA]int{}
+	at := src.Bounds()
+	rgba := func(x, y int) color.RGBA { return color.RGBAModel.Convert(src.At(x, y)).(color.RGBA) } //nolint:forcetypeassert // what that model makes
+	for y := at.Min.Y; y < at.Max.Y; y++ {
+		for x := at.Min.X; x < at.Max.X; x++ {
+			often[rgba(x, y)]++
+		}
+	}
+	colours := slices.SortedFunc(maps.Keys(often), func(a, b color.RGBA) int { return often[b] - often[a] })
+	palette, index := color.Palette{}, map[color.RGBA]uint8{}
+	for _, c := range colours[:min(256, len(colours))] {
+		palette = append(palette, c)
+	}
+	for _, c := range colours {
+		index[c] = uint8(palette.Index(c))
+	}
+	out := image.NewPaletted(at, palette)
+	for y := at.Min.Y; y < at.Max.Y; y++ {
+		for x := at.Min.X; x < at.Max.X; x++ {
+			out.SetColorIndex(x, y, index[rgba(x, y)])
+		}
+	}
+	var b bytes.Buffer
+	err = (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&b, out)
+	return b.Bytes(), err
 }
 
 // axe looks for faults of accessibility that are serious or worse.

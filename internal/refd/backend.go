@@ -250,7 +250,7 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	running.DNS.Nameserver = cfg.DNS.Nameserver
 	running.DNS.Nameserver.Listen = listen
 	d.cfg = &running
-	d.feed.tell(func(w *watcher) { w.changed = true })
+	d.feed.changed()
 	d.log.Info("configuration reloaded", "rules", res.Rules, "need_restart", res.NeedRestart)
 	d.prompts.Reset()
 	// the rules are in force: whoever asked may go away meanwhile

@@ -86,6 +86,7 @@ type Daemon struct {
 	prompts *prompt.Store
 
 	feed    feed
+	lookups lookups
 	traffic traffic
 	notices *module.Notifications
 	editing sync.Mutex // held while the configuration file is changed
@@ -140,6 +141,7 @@ func New(opt Options) (*Daemon, error) {
 		return nil, err
 	}
 	d.store.OnChange(d.feed.note)
+	d.store.OnQuery(d.feed.noteQuery)
 	if err := d.buildNaming(); err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ import (
 func (d *Daemon) buildPrompts() {
 	d.prompts = prompt.New(prompt.Config{
 		Rules: &d.rules, DenyAfter: d.cfg.Ask.DenyAfter, Timeout: d.cfg.Ask.Timeout, Write: d.writeAnswer,
-		Changed: func() { d.feed.tell(func(w *watcher) { w.changed = true }) },
+		Changed: d.feed.changed,
 		Logger:  d.log.With("module", "prompts"),
 	})
 }

@@ -11,13 +11,13 @@ import (
 // Traces are what refds have, or have left, on this host: of whatever configuration, as far as it can be told from other software's.
 type Traces struct {
 	// Prefixes begin the names of chains in the packet filter, one for each refd.
-	Prefixes []string
+	Prefixes []string `json:"prefixes,omitempty"`
 	// Tables are the routing tables that rules of a split tunnel lead to.
-	Tables []uint32
+	Tables []uint32 `json:"tables,omitempty"`
 	// Files are those that remember what was there before, of one configuration.
-	Files []string
+	Files []string `json:"files,omitempty"`
 	// Services are those of drivers, on Windows.
-	Services []string
+	Services []string `json:"services,omitempty"`
 }
 
 // Of returns the traces that a cleanup with this configuration removes, and those that it leaves.

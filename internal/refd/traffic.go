@@ -53,7 +53,7 @@ func (t *traffic) add(now firewall.Stats, at time.Time) (p api.TrafficPoint, ok 
 // sample takes a point, and tells watchers of it.
 func (d *Daemon) sample(context.Context) error {
 	if p, ok := d.traffic.add(d.firewall.Stats(), time.Now()); ok {
-		d.feed.tell(func(w *watcher) { w.traffic = append(w.traffic, p) })
+		d.feed.passed(p)
 	}
 	return nil
 }

@@ -24,6 +24,28 @@ const (
 	quiet = 15 * time.Second
 )
 
+// interest is what a stream is about.
+type interest struct{ connections, queries, traffic, changes bool }
+
+func interestOf(r *api.WatchRequest) interest {
+	wants := func(name string) bool { return len(r.Only) == 0 || slices.Contains(r.Only, name) }
+	rows := wants("connections")
+	return interest{connections: rows && !r.Queries, queries: rows && r.Queries, traffic: wants("traffic"), changes: wants("changed")}
+}
+
+// noted is a connection, or the record of a DNS query.
+type noted struct {
+	conn  *conn.Conn
+	query *conn.Snapshot
+}
+
+func (n *noted) snapshot() conn.Snapshot {
+	if n.conn == nil {
+		return *n.query
+	}
+	return n.conn.Snapshot()
+}
+
 // feed tells watchers what happens. Noting a connection without watchers costs one load.
 type feed struct {
 	watchers atomic.Pointer[[]*watcher]
@@ -32,17 +54,18 @@ type feed struct {
 
 // watcher collects what one stream has to tell.
 type watcher struct {
-	wake chan struct{} // has room for one
+	wake  chan struct{} // has room for one
+	wants interest
 
 	mu      sync.Mutex // guards what follows
-	noted   []*conn.Conn
+	noted   []noted
 	skipped int
 	traffic []api.TrafficPoint
 	changed bool
 }
 
-func (f *feed) add() *watcher {
-	w := &watcher{wake: make(chan struct{}, 1)}
+func (f *feed) add(wants interest) *watcher {
+	w := &watcher{wake: make(chan struct{}, 1), wants: wants}
 	f.change(func(all []*watcher) []*watcher { return append(all, w) })
 	return w
 }
@@ -69,25 +92,55 @@ func (f *feed) change(how func([]*watcher) []*watcher) {
 
 // note notes a connection that is new or has ended. It is called from the packet path.
 func (f *feed) note(c *conn.Conn) {
-	f.tell(func(w *watcher) {
-		if len(w.noted) >= maxNoted {
-			w.skipped++
-			return
-		}
-		w.noted = append(w.noted, c)
+	f.tell(func(w *watcher) bool { return w.wants.connections && w.note(noted{conn: c}) })
+}
+
+// noteQuery is note for the record of a DNS query.
+func (f *feed) noteQuery(s *conn.Snapshot) {
+	f.tell(func(w *watcher) bool { return w.wants.queries && w.note(noted{query: s}) })
+}
+
+// changed tells that something else is not as it was.
+func (f *feed) changed() {
+	f.tell(func(w *watcher) bool {
+		w.changed = w.wants.changes
+		return w.changed
 	})
 }
 
-// tell changes what watchers have to tell.
-func (f *feed) tell(change func(w *watcher)) {
+// passed tells of traffic.
+func (f *feed) passed(p api.TrafficPoint) {
+	f.tell(func(w *watcher) bool {
+		if w.wants.traffic {
+			w.traffic = append(w.traffic, p)
+		}
+		return w.wants.traffic
+	})
+}
+
+// note is called with w.mu held.
+func (w *watcher) note(n noted) bool {
+	if len(w.noted) >= maxNoted {
+		w.skipped++
+		return true
+	}
+	w.noted = append(w.noted, n)
+	return true
+}
+
+// tell changes what watchers have to tell. Those that have nothing to tell sleep on.
+func (f *feed) tell(change func(w *watcher) bool) {
 	all := f.watchers.Load()
 	if all == nil {
 		return
 	}
 	for _, w := range *all {
 		w.mu.Lock()
-		change(w)
+		changed := change(w)
 		w.mu.Unlock()
+		if !changed {
+			continue
+		}
 		select {
 		case w.wake <- struct{}{}:
 		default:
@@ -98,26 +151,33 @@ func (f *feed) tell(change func(w *watcher)) {
 // take returns what was collected. Connections that nothing is decided about stay for the next time.
 func (w *watcher) take(q *connstore.Query) (b api.Batch, traffic []api.TrafficPoint, changed bool, undecided int) {
 	w.mu.Lock()
-	noted := w.noted
+	all := w.noted
 	b.Skipped, traffic, changed = w.skipped, w.traffic, w.changed
 	w.noted, w.skipped, w.traffic, w.changed = nil, 0, nil, false
 	w.mu.Unlock()
 	b.Rows = []api.Row{}
-	seen := make(map[conn.ID]bool, len(noted))
-	var again []*conn.Conn
-	for _, c := range noted {
-		s := c.Snapshot()
+	at := make(map[conn.ID]int, len(all)) // where a row is, -1 for none
+	var again []noted
+	for i := range all {
+		s := all[i].snapshot()
 		if s.Live() && s.Verdict() == verdict.Undecided {
-			again = append(again, c)
+			again = append(again, all[i])
+		}
+		row, known := at[s.ID]
+		if !known {
+			row = -1
 		}
 		switch {
-		case seen[s.ID] || !q.Matches(&s):
+		case row >= 0:
+			b.Rows[row] = api.RowOf(&s) // of a query the latest record counts
+		case known && all[i].conn != nil || !q.Matches(&s):
 		case len(b.Rows) >= maxBatch:
 			b.Skipped++
 		default:
+			row = len(b.Rows)
 			b.Rows = append(b.Rows, api.RowOf(&s))
 		}
-		seen[s.ID] = true
+		at[s.ID] = row
 	}
 	w.mu.Lock()
 	w.noted = append(again, w.noted...)
@@ -127,9 +187,8 @@ func (w *watcher) take(q *connstore.Query) (b api.Batch, traffic []api.TrafficPo
 
 // Watch implements api.Backend.
 func (b backend) Watch(ctx context.Context, r api.WatchRequest, send func(api.Event) error) error {
-	wants := func(name string) bool { return len(r.Only) == 0 || slices.Contains(r.Only, name) }
 	q := r.Query()
-	w := b.d.feed.add()
+	w := b.d.feed.add(interestOf(&r))
 	defer b.d.feed.remove(w)
 	notices := b.d.notices.Changes().Subscribe("api", 64)
 	defer notices.Cancel()
@@ -151,7 +210,7 @@ func (b backend) Watch(ctx context.Context, r api.WatchRequest, send func(api.Ev
 		case <-w.wake:
 			soon()
 		case <-notices.C():
-			if !wants("notifications") {
+			if len(r.Only) > 0 && !slices.Contains(r.Only, "notifications") {
 				continue
 			}
 			list, err := b.Notifications(ctx)
@@ -174,28 +233,25 @@ func (b backend) Watch(ctx context.Context, r api.WatchRequest, send func(api.Ev
 			if undecided > 0 {
 				soon()
 			}
-			if err := sendAll(batch, traffic, changed, wants, send); err != nil {
+			if err := sendAll(batch, traffic, changed, send); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func sendAll(batch api.Batch, traffic []api.TrafficPoint, changed bool, wants func(string) bool, send func(api.Event) error) error { //nolint:revive // it was asked for
-	if (len(batch.Rows) > 0 || batch.Skipped > 0) && wants("connections") {
+func sendAll(batch api.Batch, traffic []api.TrafficPoint, changed bool, send func(api.Event) error) error { //nolint:revive // it was noted
+	if len(batch.Rows) > 0 || batch.Skipped > 0 {
 		if err := send(api.Event{Name: "connections", Data: batch}); err != nil {
 			return err
 		}
 	}
 	for _, p := range traffic {
-		if !wants("traffic") {
-			break
-		}
 		if err := send(api.Event{Name: "traffic", Data: p}); err != nil {
 			return err
 		}
 	}
-	if changed && wants("changed") {
+	if changed {
 		return send(api.Event{Name: "changed", Data: struct{}{}})
 	}
 	return nil

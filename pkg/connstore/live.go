@@ -74,7 +74,9 @@ type Live struct {
 	count  atomic.Int64
 	onEnd  atomic.Pointer[[]func(*conn.Conn, Cause)]
 	watch  atomic.Pointer[[]func(*conn.Conn)]
-	shard  [shards]liveShard
+	// onQuery is called with what is never changed again.
+	onQuery atomic.Pointer[[]func(*conn.Snapshot)]
+	shard   [shards]liveShard
 
 	endedMu sync.Mutex // guards what follows
 	ended   []*conn.Snapshot
@@ -117,6 +119,10 @@ func (l *Live) OnEnd(f func(c *conn.Conn, why Cause)) {
 // OnChange has f called from now on for each connection that is new, and after each change of a connection's state: also when it
 // ends. f must not block, and must not call methods of l: locks may be held. It is called from the packet path.
 func (l *Live) OnChange(f func(c *conn.Conn)) { appendTo(&l.watch, f) }
+
+// OnQuery has f called from now on for each record of a DNS query that PutQuery takes, new or not; the latest about an ID counts. f must
+// not block, and must not change s.
+func (l *Live) OnQuery(f func(s *conn.Snapshot)) { appendTo(&l.onQuery, f) }
 
 func appendTo[F any](list *atomic.Pointer[[]F], f F) {
 	for {

@@ -17,12 +17,15 @@ type queryRing struct {
 	next int
 }
 
-// PutQuery stores the record of a DNS query, whose Query is not nil. With ID 0 it is a new one and gets an ID, which is returned; else
+// PutQuery stores the record of a DNS query, whose Query is not nil. With ID 0 it is a new one and gets an ID, which is returned, also where none are kept; else
 // it takes the place of the record that has its ID, or of none if that one is no longer kept. The query is over when Ended is set. The
 // caller must not change s, or what it points to, afterwards.
 func (l *Live) PutQuery(s conn.Snapshot) conn.ID {
-	if l.cfg.MaxQueries > 0 {
-		l.queries.put(&s, l)
+	l.queries.put(&s, l)
+	if all := l.onQuery.Load(); all != nil {
+		for _, f := range *all {
+			f(&s)
+		}
 	}
 	if l.cfg.QueryOver != nil && !s.Live() {
 		l.cfg.QueryOver(s)
@@ -38,6 +41,9 @@ func (r *queryRing) put(s *conn.Snapshot, l *Live) {
 		return
 	}
 	s.ID = conn.ID(l.lastID.Add(1)) // under the lock, so that the ring is in the order of the IDs
+	if l.cfg.MaxQueries < 0 {
+		return
+	}
 	if len(r.ring) < l.cfg.MaxQueries {
 		r.ring = append(r.ring, s)
 		return

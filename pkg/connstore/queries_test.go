@@ -1,6 +1,7 @@
 package connstore_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -86,7 +87,23 @@ func TestQueriesAreBounded(t *testing.T) {
 		t.Errorf("got %v; want one more", got)
 	}
 	none := connstore.NewLive(connstore.Config{MaxQueries: -1})
-	if none.PutQuery(lookup("a.test", epoch())); none.Query(all).Total != 0 {
-		t.Error("kept a query though none is wanted")
+	if id := none.PutQuery(lookup("a.test", epoch())); id != 1 || none.Query(all).Total != 0 {
+		t.Errorf("got query %d, kept though none is wanted", id)
+	}
+}
+
+// Who keeps records for good is told of each, with its number, and again when it changed.
+func TestQueriesAreTold(t *testing.T) {
+	l := connstore.NewLive(connstore.Config{MaxQueries: -1})
+	var told []string
+	note := func(s *conn.Snapshot) { told = append(told, fmt.Sprint(s.ID, s.Domain, s.Live())) }
+	l.OnQuery(note)
+	s := lookup("a.test", epoch())
+	l.PutQuery(lookup("b.test", epoch()))
+	s.ID = l.PutQuery(s)
+	s.Ended = after(time.Second)
+	l.PutQuery(s)
+	if want := []string{"1b.testtrue", "2a.testtrue", "2a.testfalse"}; !slices.Equal(told, want) {
+		t.Errorf("got %q; want %q", told, want)
 	}
 }

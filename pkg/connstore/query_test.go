@@ -19,9 +19,16 @@ import (
 // live is a store with these connections.
 func live(t *testing.T, all []conn.Snapshot) *connstore.Live {
 	t.Helper()
-	l := connstore.NewLive(connstore.Config{MaxEnded: len(all) + 1})
+	l := connstore.NewLive(connstore.Config{MaxEnded: len(all) + 1, MaxQueries: len(all) + 1})
 	for _, s := range all {
 		first := s
+		if s.Query != nil {
+			first.ID = 0
+			if id := l.PutQuery(first); id != s.ID {
+				t.Fatalf("query %d is there as %d", s.ID, id)
+			}
+			continue
+		}
 		first.Ended = time.Time{}
 		c, added := l.GetOrAdd(s.Tuple, func() *conn.Snapshot { return &first })
 		if !added || c.State().ID != s.ID {

@@ -68,7 +68,12 @@ func openFirewall(ctx context.Context, o *options, source intercept.Source) (int
 	if o.permanent {
 		cfg.Permanent = firewall.PermanentWhereSafe
 	}
-	end := func() error { return nil }
+	end, remember := func() error { return nil }, func() error { return nil }
+	if o.history > 0 {
+		if remember, err = openHistory(ctx, o, cfg.Store); err != nil {
+			return nil, nil, err
+		}
+	}
 	if o.processes {
 		var pc procinfo.Config
 		detach := func() error { return nil }
@@ -99,7 +104,7 @@ func openFirewall(ctx context.Context, o *options, source intercept.Source) (int
 		if err := <-ended; err != nil {
 			return fmt.Errorf("firewall: %w", err)
 		}
-		return end()
+		return errors.Join(remember(), end())
 	}, nil
 }
 

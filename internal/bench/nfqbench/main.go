@@ -37,6 +37,7 @@ type options struct {
 	queue     int
 	buffer    int
 	profile   string
+	history   int
 
 	connect  int
 	to       string
@@ -57,6 +58,7 @@ func main() {
 	flag.IntVar(&o.queue, "q", 0, "queue")
 	flag.IntVar(&o.buffer, "B", 0, "receive buffer in bytes; 0 is the default")
 	flag.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile")
+	flag.IntVar(&o.history, "history", 0, "keep a history on disk, and write so many more connections a second into it")
 	flag.IntVar(&o.connect, "connect", 0, "be a client that makes this many connections, one at a time")
 	flag.StringVar(&o.to, "to", "10.77.0.2", "address to connect to")
 	flag.IntVar(&o.ports, "ports", 8, "ports to connect to in turn, from 8000 on")

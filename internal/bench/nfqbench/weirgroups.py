@@ -71,6 +71,7 @@ CONNECTING = {
     "C multi": C + " -k 1710",
     "weir, whole pipeline with process, 1,000 rules": f"{WEIR} -permanent",
     "weir, whole pipeline with process by eBPF": f"{WEIR} -permanent -ebpf",
+    "weir, whole pipeline with process, history at 2,000/s": f"{WEIR} -permanent -history 2000",
     "weir, whole pipeline without process": f"{WEIR} -permanent -processes=false",
     "weir, handed over": f"{WEIR} -permanent -handler handle",
     "weir, reader alone": f"{WEIR} -permanent -handler lookup",

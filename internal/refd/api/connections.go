@@ -31,6 +31,8 @@ func (r *Remote) UnmarshalText(text []byte) error {
 
 // Filter selects connections by the parameters of a URL: a connstore.Query in those words. The zero value selects all.
 type Filter struct {
+	// Queries is for DNS queries in place of connections.
+	Queries   bool                `query:"queries"`
 	Text      string              `query:"text"`
 	Verdicts  []verdict.Verdict   `query:"verdict"`
 	App       string              `query:"app"`
@@ -48,8 +50,12 @@ type Filter struct {
 
 // Query returns the query of a filter.
 func (f *Filter) Query() connstore.Query {
+	kind := connstore.OnlyConnections
+	if f.Queries {
+		kind = connstore.OnlyQueries
+	}
 	return connstore.Query{
-		Text: f.Text, Verdicts: f.Verdicts, App: f.App, PID: f.PID, Domain: f.Domain, Remote: f.Remote.Prefix, Port: f.Port,
+		Kind: kind, Text: f.Text, Verdicts: f.Verdicts, App: f.App, PID: f.PID, Domain: f.Domain, Remote: f.Remote.Prefix, Port: f.Port,
 		Protocols: f.Protocols, Rule: f.Rule, Direction: f.Direction, Life: f.Life, Since: f.Since, Until: f.Until,
 	}
 }
@@ -69,7 +75,6 @@ func (r *ListRequest) query() (connstore.Query, error) {
 	if r.Limit < 0 || r.Limit > most || r.Offset < 0 {
 		return q, fmt.Errorf("%w: use a limit of 1 to %d, and an offset from 0", ErrRefused, most)
 	}
-	q.Kind = connstore.OnlyConnections
 	q.Order, q.Offset, q.Limit = r.Order, r.Offset, cmp.Or(r.Limit, usual)
 	if err := q.Validate(); err != nil {
 		return q, fmt.Errorf("%w: %w", ErrRefused, err)
@@ -77,7 +82,7 @@ func (r *ListRequest) query() (connstore.Query, error) {
 	return q, nil
 }
 
-// Row is a connection as lists show it.
+// Row is a connection, or a DNS query, as lists show it.
 type Row struct {
 	ID        conn.ID          `json:"id"`
 	Started   time.Time        `json:"started"`
@@ -97,9 +102,11 @@ type Row struct {
 	Reason string `json:"reason,omitempty"`
 	Rule   string `json:"rule,omitempty"`
 	// Interface is what a split connection leaves by.
-	Interface     string `json:"interface,omitempty"`
-	ReceivedBytes uint64 `json:"receivedBytes"`
-	SentBytes     uint64 `json:"sentBytes"`
+	Interface string `json:"interface,omitempty"`
+	// Query is set for a DNS query.
+	Query         *conn.Query `json:"query,omitempty"`
+	ReceivedBytes uint64      `json:"receivedBytes"`
+	SentBytes     uint64      `json:"sentBytes"`
 }
 
 // RowOf returns a connection as lists show it.
@@ -107,7 +114,7 @@ func RowOf(s *conn.Snapshot) Row {
 	r := Row{
 		ID: s.ID, Started: s.Started, Ended: s.Ended, Verdict: s.Decision.Verdict, Enforced: s.Enforced, Direction: s.Direction,
 		Protocol: s.Tuple.Protocol, Local: s.Tuple.Local, Remote: s.Tuple.Remote, Domain: s.Domain, App: s.Process.Name(),
-		Reason: s.Decision.Reason.Text, Rule: s.Decision.Reason.Rule, ReceivedBytes: s.ReceivedBytes, SentBytes: s.SentBytes,
+		Reason: s.Decision.Reason.Text, Rule: s.Decision.Reason.Rule, ReceivedBytes: s.ReceivedBytes, SentBytes: s.SentBytes, Query: s.Query,
 	}
 	if s.Process != nil {
 		r.Path, r.PID = s.Process.Path, s.Process.PID

@@ -75,7 +75,7 @@ func inUTC(p connstore.Page) connstore.Page {
 	return p
 }
 
-// five are connections 1 to 5; 4 and 5 have ended.
+// five are connections 1 to 5, of which the second is a DNS query; 4 and 5 have ended.
 func five() []conn.Snapshot {
 	addr, day := netip.MustParseAddrPort, 24*time.Hour
 	curl := &conn.Process{PID: 11, Path: "/usr/bin/Curl"}
@@ -89,6 +89,7 @@ func five() []conn.Snapshot {
 			Tuple:    packet.Tuple{Local: addr("10.0.0.1:5002"), Remote: addr("198.51.100.8:53"), Protocol: packet.UDP},
 			Process:  &conn.Process{PID: 12, Path: "/usr/bin/python3", Script: "/srv/fetch.py"},
 			Decision: verdict.Decision{Verdict: verdict.Block},
+			Query:    &conn.Query{Type: "AAAA", Error: "refused"},
 		},
 		{
 			Tuple:     packet.Tuple{Local: addr("[2001:db8::1]:443"), Remote: addr("[2001:db8:1::9]:5003"), Protocol: packet.TCP},
@@ -149,6 +150,8 @@ func filters() []filterCase {
 		{"in", connstore.Query{Direction: connstore.OnlyInbound}, []conn.ID{3}},
 		{"live", connstore.Query{Life: connstore.OnlyLive}, []conn.ID{3, 2, 1}},
 		{"ended", connstore.Query{Life: connstore.OnlyEnded}, []conn.ID{5, 4}},
+		{"connections", connstore.Query{Kind: connstore.OnlyConnections}, []conn.ID{5, 4, 3, 1}},
+		{"DNS queries", connstore.Query{Kind: connstore.OnlyQueries}, []conn.ID{2}},
 		{"rule", connstore.Query{Rule: "web"}, []conn.ID{1}},
 		{"rule, not a part", connstore.Query{Rule: "we"}, nil},
 		{"since", connstore.Query{Since: after(4 * time.Minute)}, []conn.ID{5, 4}},

@@ -15,7 +15,7 @@ import (
 // Epoch is when the first connection of a sample starts.
 func Epoch() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 
-// Sample returns n connections, with numbers from 1, as real machines have them: many of few programs, some of which are not known,
+// Sample returns n connections and DNS queries, with numbers from 1, as real machines have them: many of few programs, some of which are not known,
 // of every protocol, verdict and state. They are the same ones for the same n and seed.
 func Sample(n int, seed uint64) []conn.Snapshot {
 	r := rand.New(rand.NewPCG(seed, uint64(n))) //nolint:gosec // a sample, and the same one each time
@@ -45,6 +45,9 @@ func sample(r *rand.Rand, i int, start time.Time) conn.Snapshot {
 	}
 	if s.Decision.Verdict == verdict.RerouteToTunnel {
 		s.Tunnel = &conn.TunnelContext{Provider: "socks", Detail: pick(r, "", "by way of Oslo")}
+	}
+	if s.Domain != "" && r.IntN(4) == 0 {
+		s.Query = query(r, start)
 	}
 	if r.IntN(4) > 0 {
 		s.Ended = s.LastSeen.Add(time.Duration(r.Int64N(int64(time.Minute))))
@@ -85,10 +88,26 @@ func process(r *rand.Rand) *conn.Process {
 	case 2:
 		return &conn.Process{PID: 12, UID: 33, Path: "/usr/bin/python3.13", Script: "/srv/fetch.py", Cgroup: "/system.slice/fetch.service", StartTicks: 200}
 	case 3:
-		return &conn.Process{PID: 13, Path: `C:\Windows\System32\svchost.exe`, User: "S-1-5-18", Package: "a.b_c", Services: []string{"Dnscache", "BITS"}}
+		return &conn.Process{PID: 13, Path: `C:\Windows\System32\svchost.exe`, User: "S-1-5-18", Package: "a.b_c", Services: []string{"Dnscache", "BITS"},
+			App: conn.App{ID: "path:svchost", Kind: conn.AppPath, Name: "Service Host", Deleted: true}}
 	}
 	n := 1 + r.IntN(30)
 	return &conn.Process{PID: 1000 + n, UID: 1000, Path: fmt.Sprintf("/opt/app%d/bin/App", n%7), StartTicks: uint64(n), Parent: shell}
+}
+
+// query is what the record of a DNS query has besides.
+func query(r *rand.Rand, at time.Time) *conn.Query {
+	switch q := (&conn.Query{Type: pick(r, "A", "AAAA", "HTTPS")}); r.IntN(4) {
+	case 0:
+		return q // not answered
+	case 1:
+		q.Error, q.Upstream = "no server answers", "tls://192.0.2.53"
+		return q
+	default:
+		q.Answered, q.RCode, q.Source = at.Add(time.Millisecond).UTC(), pick(r, "NOERROR", "NXDOMAIN"), pick(r, "cache", "upstream")
+		q.Addresses = []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(r.IntN(9))}), netip.MustParseAddr("2001:db8::7")}
+		return q
+	}
 }
 
 func decision(r *rand.Rand) verdict.Decision {

@@ -36,6 +36,7 @@ type processRest struct {
 	User       string   `json:"user,omitempty"`
 	Package    string   `json:"package,omitempty"`
 	Services   []string `json:"services,omitempty"`
+	App        conn.App `json:"app,omitzero"`
 	StartTicks uint64   `json:"start,omitempty"`
 }
 
@@ -129,7 +130,7 @@ func (d *dims) internProcess(p *conn.Process) (id, ofApp uint32) {
 	if p == nil {
 		return 0, 0
 	}
-	v := process{pid: p.PID, rest: text(processRest{p.UID, p.Args, p.Cgroup, p.User, p.Package, p.Services, p.StartTicks})}
+	v := process{pid: p.PID, rest: text(processRest{p.UID, p.Args, p.Cgroup, p.User, p.Package, p.Services, p.App, p.StartTicks})}
 	v.parent, _ = d.internProcess(p.Parent)
 	v.app = d.apps.intern(app{p.Path, p.Script})
 	return d.processes.intern(v), v.app

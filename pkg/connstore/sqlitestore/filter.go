@@ -137,6 +137,7 @@ func (f *filter) matchesKind(r *row) bool {
 	return (q.Since.IsZero() || r.started >= f.since) && (q.Until.IsZero() || r.started < f.until) &&
 		(len(q.Verdicts) == 0 || slices.Contains(q.Verdicts, r.verdict)) &&
 		(len(q.Protocols) == 0 || slices.Contains(q.Protocols, r.protocol)) &&
+		(q.Kind == connstore.ConnectionsAndQueries || (q.Kind == connstore.OnlyQueries) == r.query) &&
 		(q.Direction == connstore.AnyDirection || (q.Direction == connstore.OnlyInbound) == (r.direction == packet.Inbound)) &&
 		(q.Life == connstore.LiveAndEnded || (q.Life == connstore.OnlyEnded) == r.ended) &&
 		(q.PID == 0 || int(r.pid) == q.PID) &&

@@ -22,7 +22,7 @@ type row struct {
 	verdict                verdict.Verdict
 	protocol               packet.Protocol
 	direction              packet.Direction
-	v4, ended              bool
+	v4, ended, query       bool
 }
 
 // chunkSize is how many rows are moved at most where one comes late.

@@ -107,7 +107,7 @@ func (g *grouper) ofID(t *connstore.Tally, id uint32, key func() string) int {
 }
 
 const selectOne = `SELECT started, ended, seen, verdict, verdict_scope, flags, net_scope, protocol, local, local_port, remote, remote_port,
-	icmp, interface, packets, received, sent FROM connections WHERE id = ?`
+	icmp, interface, packets, received, sent, query FROM connections WHERE id = ?`
 
 // read reads a connection. The figures may be newer than those that it was found by.
 func (s *Store) read(ctx context.Context, r *row) (conn.Snapshot, error) {
@@ -116,8 +116,9 @@ func (s *Store) read(ctx context.Context, r *row) (conn.Snapshot, error) {
 	var v, scope, flags, netScope, protocol uint8
 	var local, remote []byte
 	var localPort, remotePort, icmp uint16
+	var queryJSON string
 	err := s.selectOne.QueryRowContext(ctx, int64(r.id)).Scan(&started, &ended, &seen, &v, &scope, &flags, &netScope, &protocol,
-		&local, &localPort, &remote, &remotePort, &icmp, &c.Interface, &c.Packets, &c.ReceivedBytes, &c.SentBytes)
+		&local, &localPort, &remote, &remotePort, &icmp, &c.Interface, &c.Packets, &c.ReceivedBytes, &c.SentBytes, &queryJSON)
 	if err != nil {
 		return c, err //nolint:wrapcheck // Query says which connection
 	}
@@ -129,6 +130,11 @@ func (s *Store) read(ctx context.Context, r *row) (conn.Snapshot, error) {
 	}
 	c.Tuple = packet.Tuple{Local: addrPort(local, localPort), Remote: addrPort(remote, remotePort), Protocol: packet.Protocol(protocol)}
 	c.ICMPType, c.ICMPCode = uint8(icmp>>8), uint8(icmp)
+	if queryJSON != "" {
+		if err := json.Unmarshal([]byte(queryJSON), &c.Query); err != nil {
+			return c, err //nolint:wrapcheck // Query says which connection
+		}
+	}
 	if c.Process, err = s.process(ctx, r.process, maxParents); err != nil {
 		return c, err
 	}
@@ -172,7 +178,7 @@ func (s *Store) process(ctx context.Context, id uint32, depth int) (*conn.Proces
 		return nil, fmt.Errorf("process %d: %w", id, err)
 	}
 	p.UID, p.Args, p.Cgroup, p.User = rest.UID, rest.Args, rest.Cgroup, rest.User
-	p.Package, p.Services, p.StartTicks = rest.Package, rest.Services, rest.StartTicks
+	p.Package, p.Services, p.App, p.StartTicks = rest.Package, rest.Services, rest.App, rest.StartTicks
 	p.Parent, err = s.process(ctx, parent, depth-1)
 	return &p, err
 }

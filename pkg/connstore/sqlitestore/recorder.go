@@ -65,11 +65,25 @@ const (
 	patience = time.Minute
 )
 
+// noted is a connection, or the record of a DNS query.
+type noted struct {
+	id    conn.ID
+	conn  *conn.Conn
+	query *conn.Snapshot
+}
+
+func (n *noted) snapshot() conn.Snapshot {
+	if n.conn == nil {
+		return *n.query
+	}
+	return n.conn.Snapshot()
+}
+
 // ErrUnavailable is wrapped when there is no database to ask.
 var ErrUnavailable = errors.New("sqlitestore: no history")
 
 // Recorder writes the connections of a connstore.Live into a Store, each when it was decided, when something about it changes, and
-// when it ends.
+// when it ends; and DNS queries.
 type Recorder struct {
 	cfg   RecorderConfig
 	store atomic.Pointer[Store]
@@ -84,7 +98,7 @@ type Recorder struct {
 
 	mu      sync.Mutex // guards what follows; held for memory only
 	on      bool
-	changed map[conn.ID]*conn.Conn
+	changed map[conn.ID]noted
 	lost    uint64
 	mode    module.Mode
 	tickers []*module.Ticker
@@ -99,9 +113,10 @@ func NewRecorder(cfg RecorderConfig) *Recorder {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Recorder{cfg: cfg, changed: map[conn.ID]*conn.Conn{}}
+	r := &Recorder{cfg: cfg, changed: map[conn.ID]noted{}}
 	r.well.Store(&Condition{})
 	cfg.Live.OnChange(r.note)
+	cfg.Live.OnQuery(r.noteQuery)
 	return r
 }
 
@@ -116,18 +131,35 @@ func (r *Recorder) note(c *conn.Conn) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.noteLocked(s.ID, c)
+	if _, ok := r.changed[s.ID]; !ok {
+		r.noteLocked(noted{id: s.ID, conn: c})
+	}
 }
 
-func (r *Recorder) noteLocked(id conn.ID, c *conn.Conn) {
-	if _, ok := r.changed[id]; !r.on || ok {
+// noteQuery is note for the record of a DNS query, of which the latest counts.
+func (r *Recorder) noteQuery(s *conn.Snapshot) {
+	if r.cfg.Skip != nil && r.cfg.Skip(s) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.changed[s.ID]; ok {
+		r.changed[s.ID] = noted{id: s.ID, query: s}
+		return
+	}
+	r.noteLocked(noted{id: s.ID, query: s})
+}
+
+// noteLocked notes what is not noted yet.
+func (r *Recorder) noteLocked(n noted) {
+	if !r.on {
 		return
 	}
 	if len(r.changed) >= r.cfg.MaxPending {
 		r.lost++
 		return
 	}
-	r.changed[id] = c
+	r.changed[n.id] = n
 }
 
 // Run opens the database and writes until ctx is done; then it writes what is left, and closes. It calls ready when the numbers of
@@ -188,7 +220,7 @@ func (r *Recorder) pause() {
 		t.Stop()
 	}
 	r.tickers = nil
-	r.on, r.changed = false, map[conn.ID]*conn.Conn{}
+	r.on, r.changed = false, map[conn.ID]noted{}
 }
 
 // finish writes everything, for the last time.
@@ -283,9 +315,9 @@ func (r *Recorder) flush(ctx context.Context, s *Store) error {
 	for changed := r.take(); len(changed) > 0; {
 		n := min(batch, len(changed))
 		all := make([]conn.Snapshot, 0, n)
-		for _, c := range changed[:n] {
-			if c.State().ID > r.floor {
-				all = append(all, c.Snapshot())
+		for i := range changed[:n] {
+			if changed[i].id > r.floor {
+				all = append(all, changed[i].snapshot())
 			}
 		}
 		if err := s.Write(ctx, all); err != nil {
@@ -299,26 +331,28 @@ func (r *Recorder) flush(ctx context.Context, s *Store) error {
 }
 
 // take returns what is noted, in the order of numbers.
-func (r *Recorder) take() []*conn.Conn {
+func (r *Recorder) take() []noted {
 	r.mu.Lock()
-	noted := r.changed
-	if len(noted) > 0 {
-		r.changed = make(map[conn.ID]*conn.Conn, len(noted))
+	changed := r.changed
+	if len(changed) > 0 {
+		r.changed = make(map[conn.ID]noted, len(changed))
 	}
 	r.mu.Unlock()
-	all := make([]*conn.Conn, 0, len(noted))
-	for _, c := range noted {
-		all = append(all, c)
+	all := make([]noted, 0, len(changed))
+	for _, n := range changed {
+		all = append(all, n)
 	}
-	slices.SortFunc(all, func(a, b *conn.Conn) int { return cmp.Compare(a.State().ID, b.State().ID) })
+	slices.SortFunc(all, func(a, b noted) int { return cmp.Compare(a.id, b.id) })
 	return all
 }
 
-func (r *Recorder) putBack(all []*conn.Conn) {
+func (r *Recorder) putBack(all []noted) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, c := range all {
-		r.noteLocked(c.State().ID, c)
+	for _, n := range all {
+		if _, newer := r.changed[n.id]; !newer {
+			r.noteLocked(n)
+		}
 	}
 }
 

@@ -127,6 +127,34 @@ func TestRecorder(t *testing.T) {
 	}
 }
 
+// A DNS query is written when it waits for its answer, and again with that; as the latest of both where they come at once.
+func TestRecorderKeepsQueries(t *testing.T) {
+	r := record(t, database(t), func(c *sqlitestore.RecorderConfig) {
+		c.Skip = func(s *conn.Snapshot) bool { return s.Domain == "secret.test" }
+	})
+	put := func(id conn.ID, domain, rcode string) conn.ID {
+		s := conn.Snapshot{ID: id, Domain: domain, Started: time.Now(), Query: &conn.Query{Type: "A", RCode: rcode}, Decision: verdict.Decision{Verdict: verdict.RerouteToTunnel}}
+		if rcode != "" {
+			s.Ended = time.Now()
+		}
+		return r.live.PutQuery(s)
+	}
+	waits := put(0, "waits.test", "")
+	put(0, "secret.test", "NOERROR")
+	r.begin(1, "/bin/a")
+	r.want(t, "one that waits", connstore.Query{Kind: connstore.OnlyQueries, Life: connstore.OnlyLive}, func(p connstore.Page) bool {
+		return p.Total == 1 && p.Connections[0].ID == waits && p.Connections[0].Query.Type == "A"
+	})
+	put(waits, "waits.test", "NXDOMAIN")
+	put(put(0, "soon.test", ""), "soon.test", "NOERROR")
+	r.want(t, "answers", connstore.Query{Kind: connstore.OnlyQueries, Life: connstore.OnlyEnded}, func(p connstore.Page) bool {
+		return p.Total == 2 && p.Connections[0].Query.RCode == "NOERROR" && p.Connections[1].Query.RCode == "NXDOMAIN" && p.Connections[1].Domain == "waits.test"
+	})
+	if p, err := r.Query(t.Context(), connstore.Query{}); err != nil || p.Total != 3 {
+		t.Errorf("got %d records, %v; want 2 queries and a connection", p.Total, err)
+	}
+}
+
 // Asleep, it waits longer; who wakes it up finds everything.
 func TestSleep(t *testing.T) {
 	r := record(t, database(t), nil)

@@ -32,7 +32,10 @@ CREATE TABLE connections (
 	packets INTEGER NOT NULL, received INTEGER NOT NULL, sent INTEGER NOT NULL
 );
 CREATE INDEX connections_live ON connections (id) WHERE ended = 0;
-`}
+`,
+	// DNS queries are rows among connections, with JSON of what such a query adds to its record.
+	`ALTER TABLE connections ADD COLUMN query TEXT NOT NULL DEFAULT ''`,
+}
 
 // ErrNewer is wrapped when a newer version of this package wrote the database.
 var ErrNewer = errors.New("sqlitestore: the database has a newer format")

@@ -237,6 +237,7 @@ func (s *Store) loadRow(rows *sql.Rows) error {
 		return err //nolint:wrapcheck // load says what for
 	}
 	r.id, r.ended, r.verdict, r.protocol = conn.ID(id), ended != 0, verdict.Verdict(v), packet.Protocol(protocol)
+	r.query = flags&flagQuery != 0
 	if flags&flagInbound != 0 {
 		r.direction = packet.Inbound
 	}

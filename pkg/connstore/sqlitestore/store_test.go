@@ -146,6 +146,31 @@ func count(t *testing.T, path, table string) (n int) {
 	return n
 }
 
+// A database of the first format, with a connection in it, is brought up to date.
+func TestOlderFormat(t *testing.T) {
+	path := database(t)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	old, err := os.ReadFile(filepath.Join("testdata", "v1.sql"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw(t, path).ExecContext(t.Context(), string(old)); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, path)
+	p := ask(t, s, connstore.Query{Kind: connstore.OnlyConnections})
+	if p.Total != 1 || p.Connections[0].Domain != "old.test" || p.Connections[0].Query != nil || p.Connections[0].Process.Path != "/bin/old" {
+		t.Errorf("got %+v; want the connection that is there", p.Connections)
+	}
+	c := conn.Snapshot{ID: 8, Started: connstoretest.Epoch(), Query: &conn.Query{Type: "A"}}
+	write(t, s, []conn.Snapshot{c})
+	if p := ask(t, s, connstore.Query{Kind: connstore.OnlyQueries}); p.Total != 1 || p.Connections[0].Query.Type != "A" {
+		t.Errorf("got %+v; want the new query", p.Connections)
+	}
+}
+
 func TestNewerFormat(t *testing.T) {
 	path := database(t)
 	s, err := sqlitestore.Open(t.Context(), path)

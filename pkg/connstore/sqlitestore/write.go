@@ -17,14 +17,16 @@ const (
 	flagEnforced = 1 << iota
 	flagInternal
 	flagInbound
+	flagQuery // a DNS query, which has JSON in connections.query
 )
 
 const upsert = `INSERT INTO connections (id, started, ended, seen, verdict, verdict_scope, flags, net_scope, protocol,
-	local, local_port, remote, remote_port, icmp, interface, process, name, reason, way, packets, received, sent)
-	VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+	local, local_port, remote, remote_port, icmp, interface, process, name, reason, way, packets, received, sent, query)
+	VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 	ON CONFLICT (id) DO UPDATE SET ended = excluded.ended, seen = excluded.seen, verdict = excluded.verdict,
 	verdict_scope = excluded.verdict_scope, flags = excluded.flags, process = excluded.process, name = excluded.name,
-	reason = excluded.reason, way = excluded.way, packets = excluded.packets, received = excluded.received, sent = excluded.sent`
+	reason = excluded.reason, way = excluded.way, packets = excluded.packets, received = excluded.received, sent = excluded.sent,
+	query = excluded.query`
 
 // Write writes connections, new and known ones, all of them or, on error, none. The error wraps ErrFull, ErrReadOnly or ErrCorrupt if
 // that is the reason.
@@ -73,7 +75,7 @@ func (s *Store) intern(all []conn.Snapshot) []row {
 			id: c.ID, started: connstore.Stamp(c.Started), seen: connstore.Stamp(c.LastSeen), received: c.ReceivedBytes, sent: c.SentBytes,
 			name: s.dims.names.intern(nameOf(c)), reason: s.dims.reasons.intern(c.Decision.Reason), way: s.dims.ways.intern(wayOf(c)),
 			localPort: c.Tuple.Local.Port(), remotePort: c.Tuple.Remote.Port(), verdict: c.Decision.Verdict,
-			protocol: c.Tuple.Protocol, direction: c.Direction, ended: !c.Live(),
+			protocol: c.Tuple.Protocol, direction: c.Direction, ended: !c.Live(), query: c.Query != nil,
 		}
 		r.process, r.app = s.dims.internProcess(c.Process)
 		if c.Process != nil {
@@ -98,7 +100,7 @@ func (s *Store) insert(ctx context.Context, tx *sql.Tx, all []conn.Snapshot, row
 			uint8(c.Decision.Verdict), uint8(c.Decision.Scope), flagsOf(c), uint8(c.Scope), uint8(c.Tuple.Protocol),
 			addrBytes(c.Tuple.Local.Addr()), r.localPort, addrBytes(c.Tuple.Remote.Addr()), r.remotePort,
 			uint16(c.ICMPType)<<8|uint16(c.ICMPCode), c.Interface, r.process, r.name, r.reason, r.way,
-			int64(c.Packets), int64(c.ReceivedBytes), int64(c.SentBytes)); err != nil {
+			int64(c.Packets), int64(c.ReceivedBytes), int64(c.SentBytes), queryText(c)); err != nil {
 			return fmt.Errorf("connection %d: %w", c.ID, err)
 		}
 	}
@@ -115,7 +117,18 @@ func flagsOf(c *conn.Snapshot) (f uint8) {
 	if c.Direction == packet.Inbound {
 		f |= flagInbound
 	}
+	if c.Query != nil {
+		f |= flagQuery
+	}
 	return f
+}
+
+// queryText is JSON of what a DNS query adds; empty for a connection.
+func queryText(c *conn.Snapshot) string {
+	if c.Query == nil {
+		return ""
+	}
+	return text(c.Query)
 }
 
 func addrBytes(a netip.Addr) []byte {

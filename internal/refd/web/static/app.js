@@ -58,7 +58,7 @@ function Shell() {
     }
   };
   return html`<a class="skip" href="#main" onClick=${(e) => (e.preventDefault(), document.getElementById("main").focus())}>Skip to content</a>
-    <header class="top"><a class="brand" href="#/connections"><img src="/ui/icon.svg" alt="" width="20" height="20" /><span>refd</span></a>
+    <header class="top"><a class="brand" href="#/connections" aria-label="refd"><img src="/ui/icon.svg" alt="" width="20" height="20" /><span>refd</span></a>
       <nav aria-label="Main">${views.map(([id, name]) => html`<a href=${"#/" + id} aria-current=${(r.view === "rules" ? "settings" : r.view) === id ? "page" : undefined}>${name}${id === "status" && list.length ? html` <span class=${"pill s-" + (list[0]?.severity || "hint")}>${list.length}<span class="sr"> notifications</span></span>` : ""}</a>`)}</nav>
       <div class="top-side">${s && html`<span class=${"mode m-" + (paused ? "paused" : s.mode)} title=${paused ? "everything passes" : s.mode === "observe" ? "decisions are computed, and everything passes" : "decisions are carried out"}>${paused ? "paused" : s.mode}</span>`}<${Theme} /></div></header>
     ${link !== "connected" && html`<div class="banner" role="alert">${link === "restart" ? "refd restarts." : link === "shutdown" ? "refd was stopped." : "No connection to refd."} This page goes on when it is back.</div>`}

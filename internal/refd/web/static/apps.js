@@ -11,7 +11,7 @@ export function Apps() {
   const apps = (value || []).filter((a) => (a.name + (a.path || "")).toLowerCase().includes(search.toLowerCase()));
   return html`<section class="page"><header class="page-head"><h1>Apps</h1><${Field} label="Search apps" hide type="search" placeholder="Search apps" value=${search} onInput=${setSearch} /></header>
     <${Trouble} error=${error} />
-    <div class="scroll-x"><table class="plain"><thead><tr><th>App</th><th>Rules</th><th>Split tunnel</th><th class="num">Connections</th><th class="num">Refused</th><th class="num">Split</th><th class="num">Traffic</th></tr></thead><tbody>
+    <div class="scroll-x" role="region" aria-label="Apps" tabindex="0"><table class="plain"><thead><tr><th>App</th><th>Rules</th><th>Split tunnel</th><th class="num">Connections</th><th class="num">Refused</th><th class="num">Split</th><th class="num">Traffic</th></tr></thead><tbody>
       ${apps.map((a) => html`<tr key=${a.id || a.path}><td><a href=${a.id ? "#/apps/" + encodeURIComponent(a.id) : "#/apps/path" + encodeURI(a.path)}>${a.name}</a><small class="block muted">${a.path}</small></td>
         <td>${a.profile ? (a.profile.rules || []).length || "default only" : html`<span class="muted">none</span>`}</td>
         <td>${a.profile?.split?.use === true ? html`<span class="badge v-split"><i aria-hidden="true"></i>on</span>` : a.profile?.split?.use === false ? "off" : html`<span class="muted">as global</span>`}</td>
@@ -30,7 +30,7 @@ export function App({ id, path }) {
   if (error) return html`<section class="page"><${Trouble} error=${error} /></section>`;
   if (!value) return html`<section class="page"><p class="muted">Loading…</p></section>`;
   const app = made || value.find((a) => (id ? a.id === id : a.path === path && a.profile)) || { name: id || path.split("/").pop(), path };
-  if (!app.profile && path) app.profile = newProfile({ path });
+  if (!app.profile && path) app.profile = newProfile({ path }, value);
   if (!app.profile) return html`<section class="page"><h1>${id}</h1><p class="empty">There is no such app.</p></section>`;
   return html`<${Editor} key=${app.profile.id} app=${app} saved=${(profile) => setMade({ ...app, id: profile.id, profile })} />`;
 }

@@ -13,6 +13,7 @@ const choices = [
   ["", "All verdicts"], ["allowed", "Allowed, all kinds"], ["refused", "Refused, all kinds"],
   ...["Accept", "Block", "Drop", "RerouteToSplitTun", "RerouteToTunnel", "RerouteToNameserver", "Failed", "Undecided"].map((v) => [v, verdicts[v].label]),
 ];
+const kinds = [["", "Connections"], ["dns", "DNS queries"]];
 const times = [["", "Any time"], ["300", "Last 5 minutes"], ["3600", "Last hour"], ["86400", "Last day"], ["604800", "Last week"]];
 
 // paramsOf returns the filter of the page's address as parameters of the API.
@@ -21,6 +22,7 @@ export function paramsOf(filter) {
   for (const k of ["text", "app", "domain", "remote", "port", "protocol", "rule"]) if (filter.get(k)) p.set(k, filter.get(k));
   const v = filter.get("verdict") || "";
   for (const one of v === "allowed" ? allowed : v === "refused" ? refused : v ? [v] : []) p.append("verdict", one);
+  if (filter.get("kind") === "dns") p.set("queries", "true");
   if (filter.get("last")) p.set("since", new Date(Date.now() - 1000 * filter.get("last")).toISOString());
   return p;
 }
@@ -28,40 +30,44 @@ export function paramsOf(filter) {
 export function Connections({ filter, setFilter, open }) {
   const text = filter.toString();
   const [error, setError] = useState(null);
-  const [, draw] = useState(0);
-  const rows = useRef(null);
+  const rows = useMemo(() => new Rows(paramsOf(filter)), [text]);
   useEffect(() => {
-    const r = new Rows(paramsOf(filter), () => draw((n) => n + 1));
-    rows.current = r;
     setError(null);
-    const stop = live.connections("?" + paramsOf(filter) + "&only=connections", (batch) => r.add(batch), () => r.first().then(() => setError(null), setError));
+    const stop = live.connections("?" + rows.params + "&only=connections", (batch) => rows.add(batch), () => rows.first().then(() => setError(null), setError));
     return () => {
       stop();
-      r.stop();
+      rows.stop();
     };
-  }, [text]);
+  }, [rows]);
   const set = useCallback((name, value) => {
     const f = new URLSearchParams(filter);
     value ? f.set(name, value) : f.delete(name);
     setFilter(f);
   }, [text]);
-  const sums = rows.current?.sums() || { allowed: 0, refused: 0, split: 0 };
   return html`<div class="connections ${open ? "with-panel" : ""}">
     <section class="list-side" aria-label="Connections">
       <h1 class="sr">Connections</h1>
       <div class="summary">
-        <${Counts} sums=${sums} verdict=${filter.get("verdict") || ""} set=${(v) => set("verdict", v)} />
+        <${Counts} rows=${rows} verdict=${filter.get("verdict") || ""} set=${(v) => set("verdict", v)} />
         <${Traffic} />
       </div>
       <${Filters} filter=${filter} set=${set} clear=${() => setFilter(new URLSearchParams())} />
       <${Trouble} error=${error} />
-      <${List} rows=${rows.current} open=${open} filter=${filter} key=${text} />
+      <${List} rows=${rows} open=${open} filter=${filter} key=${text} />
     </section>
     ${open && html`<${Panel} id=${open} key=${open} close=${() => (location.hash = "#/connections?" + text)} />`}
   </div>`;
 }
 
-function Counts({ sums, verdict, set }) {
+// useRows draws a component again when rows change, at most once a frame; nothing else of the page is.
+function useRows(rows) {
+  const [, draw] = useState(0);
+  useEffect(() => rows.onChange(() => draw((n) => n + 1)), [rows]);
+}
+
+function Counts({ rows, verdict, set }) {
+  useRows(rows);
+  const sums = rows.sums();
   const one = (name, label, n, cls) => html`<button type="button" class="count v-${cls}" aria-pressed=${verdict === name ? "true" : "false"} onClick=${() => set(verdict === name ? "" : name)}><b>${n.toLocaleString()}</b><span><i aria-hidden="true"></i>${label}</span></button>`;
   return html`<div class="counts" role="group" aria-label="Counts by verdict">
     ${one("allowed", "allowed", sums.allowed, "accept")}${one("refused", "refused", sums.refused, "block")}${one("RerouteToSplitTun", "split tunneled", sums.split, "split")}
@@ -83,13 +89,13 @@ function Traffic() {
   const rate = (n) => (last?.seconds ? bytes(n / last.seconds) + "/s" : "–");
   return html`<figure class="traffic">
     <figcaption><span class="key received">received <b>${rate(last?.receivedBytes || 0)}</b></span><span class="key sent">sent <b>${rate(last?.sentBytes || 0)}</b></span></figcaption>
-    <${Chart} data=${data} height=${96} format=${(v) => bytes(v)} label="Traffic of the last minutes, received and sent"
+    <${Chart} data=${data} height=${96} format=${(v) => bytes(v) + "/s"} label="Traffic of the last minutes, received and sent"
       series=${[{ label: "received", colour: "--received", fill: "--received-fill" }, { label: "sent", colour: "--sent" }]} />
   </figure>`;
 }
 
 function Filters({ filter, set, clear }) {
-  const [more, setMore] = useState(["app", "domain", "remote", "port", "protocol", "rule"].some((k) => filter.get(k)));
+  const [more, setMore] = useState(["kind", "app", "domain", "remote", "port", "protocol", "rule"].some((k) => filter.get(k)));
   const timer = useRef(0);
   const search = useRef(null);
   const later = (name) => (value) => {
@@ -115,6 +121,7 @@ function Filters({ filter, set, clear }) {
       ${filter.toString() && html`<button type="button" class="quiet" onClick=${clear}>Clear</button>`}
     </div>
     ${more && html`<div class="line more">
+      <${Select} label="Kind" value=${filter.get("kind") || ""} options=${kinds} onChange=${(v) => set("kind", v)} />
       ${[["app", "App", "curl"], ["domain", "Domain", "example.org"], ["remote", "Address or network", "192.0.2.0/24"], ["port", "Port", "443"], ["protocol", "Protocol", "tcp"], ["rule", "Rule", "id"]].map(
         ([k, label, example]) => html`<${Field} key=${k} label=${label} placeholder=${example} value=${filter.get(k) || ""} onInput=${later(k)} />`)}
     </div>`}
@@ -131,14 +138,16 @@ function List({ rows, open, filter }) {
   const [cursor, setCursor] = useState(0);
   const [unseen, setUnseen] = useState(0);
   const rowHeight = narrow.matches ? 52 : 30;
+  const what = filter.get("kind") === "dns" ? ["DNS query", "DNS queries"] : ["connection", "connections"];
+  useRows(rows);
   useEffect(() => {
     const o = new ResizeObserver(() => box.current && setSize(box.current.clientHeight));
     o.observe(box.current);
     return () => o.disconnect();
   }, []);
   // what came since the last drawing
-  const added = rows?.added || 0;
-  if (rows) rows.added = 0;
+  const added = rows.added;
+  rows.added = 0;
   useEffect(() => {
     if (!added || !box.current) return;
     if (box.current.scrollTop > 0) {
@@ -147,17 +156,17 @@ function List({ rows, open, filter }) {
     }
     if (cursor > 0) setCursor((c) => c + added);
   });
-  const n = rows?.length || 0;
+  const n = rows.length;
   const first = Math.max(0, Math.floor(top / rowHeight) - 6);
   const last = Math.min(n, Math.ceil((top + size) / rowHeight) + 6);
   useEffect(() => {
-    if (rows?.loaded && last >= n - 50) rows.older().catch(() => {});
+    if (rows.loaded && last >= n - 50) rows.older().catch(() => {});
   }, [last, n]);
   const view = useRef([0, 0]);
   view.current = [first, last];
   useEffect(() => {
     const t = setInterval(() => {
-      if (document.hidden || !rows) return;
+      if (document.hidden) return;
       const list = [];
       for (let i = view.current[0]; i < view.current[1]; i++) list.push(rows.at(i));
       rows.refresh(list).catch(() => {});
@@ -194,22 +203,26 @@ function List({ rows, open, filter }) {
     <div class="rows" ref=${box} role="listbox" tabindex="0" aria-label="Connections, the newest first" aria-activedescendant=${cursor >= first && cursor < last ? "row-" + rows.at(cursor).id : undefined} onScroll=${onScroll} onKeyDown=${onKey}>
       <div class="space" role="presentation" style=${{ height: n * rowHeight + "px" }}>${out}</div>
     </div>
-    ${rows && !n && html`<p class="empty">${filter.toString() ? "No connection matches these filters." : "No connections yet. They appear here as programs open them."}</p>`}
+    ${rows.loaded && !n && html`<p class="empty">${filter.toString() ? `No ${what[0]} matches these filters.` : "No connections yet. They appear here as programs open them."}</p>`}
     ${unseen > 0 && html`<button type="button" class="unseen" onClick=${() => (box.current.scrollTop = 0)}>${unseen.toLocaleString()} new</button>`}
-    <div class="foot" role="status">${n ? `${(rows.total || n).toLocaleString()} connections${rows.skipped ? `, ${rows.skipped.toLocaleString()} more came too fast to list` : ""}` : ""}</div>
+    <div class="foot" role="status">${n ? `${(rows.total || n).toLocaleString()} ${what[rows.total === 1 ? 0 : 1]}${rows.gaps() ? `, of which ${rows.gaps().toLocaleString()} came too fast to list` : ""}` : ""}</div>
   </div>`;
 }
 
+// answer says what a DNS query was answered.
+const answer = (q) => q.error || (q.addresses || []).join(" ") || q.rcode || "";
+
 function Row({ r, y, open, cursor, go, index }) {
-  const to = splitAddr(r.remote);
+  const to = splitAddr(r.remote), q = r.query;
+  const why = q ? [answer(q), r.reason].filter(Boolean).join(" · ") : r.reason;
   return html`<div class="row v-${verdicts[r.verdict]?.cls || "undecided"} ${open ? "open" : ""} ${cursor ? "cursor" : ""} ${r.ended ? "ended" : ""}" id=${"row-" + r.id} role="option" aria-selected=${open ? "true" : "false"}
     style=${{ transform: `translateY(${y}px)` }} onClick=${() => go(r)}>
     <span class="time">${clock(r.started)}</span>
     <span class="verdict"><${Badge} verdict=${r.verdict} enforced=${r.enforced} /></span>
     <span class="app" title=${r.path}>${r.app || html`<em>unknown</em>`}</span>
-    <span class="dest" title=${where(r)}>${r.direction === "in" ? html`<abbr title="inbound">in</abbr> ` : ""}${where(r)}${to.port !== "0" ? html`<small>:${to.port}</small>` : ""}</span>
+    <span class="dest" title=${where(r)}>${r.direction === "in" ? html`<abbr title="inbound">in</abbr> ` : ""}${where(r)}${q ? html` <small>${q.type}</small>` : to.port !== "0" ? html`<small>:${to.port}</small>` : ""}</span>
     <span class="addr">${r.protocol} ${to.host}</span>
-    <span class="why" title=${r.reason}>${r.interface ? html`<small class="via">via ${r.interface}</small> ` : ""}${r.reason}</span>
-    <span class="num">${bytes(r.receivedBytes)}</span><span class="num">${bytes(r.sentBytes)}</span>
+    <span class="why" title=${why}>${r.interface ? html`<small class="via">via ${r.interface}</small> ` : ""}${why}</span>
+    <span class="num">${q ? "" : bytes(r.receivedBytes)}</span><span class="num">${q ? "" : bytes(r.sentBytes)}</span>
   </div>`;
 }

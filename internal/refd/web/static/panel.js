@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "/ui/vendor/preact-htm.js";
 import { Badge, bytes, Chart, dateTime, duration, splitAddr, Trouble, verdictOf } from "/ui/ui.js";
 import { get, post } from "/ui/api.js";
-import { findApp, nameOf, newProfile, save, uniqueID } from "/ui/policy.js";
+import { nameOf, profileOf, save, uniqueID } from "/ui/policy.js";
 
 export function Panel({ id, close }) {
   const [c, set] = useState(null);
@@ -54,9 +54,9 @@ const dl = (rows) => html`<dl>${rows.filter((r) => r && r[1] !== undefined && r[
 function Details({ c, history }) {
   const p = c.process, d = c.decision, ended = c.ended;
   const seconds = (new Date(ended || Date.now()) - new Date(c.started)) / 1000;
-  const established = !ended && verdictOf(d.verdict).allows;
+  const established = !ended && verdictOf(d.verdict).allows, q = c.query;
   return html`
-    <section><${Badge} verdict=${d.verdict} enforced=${c.enforced} /> <span class="muted">${ended ? "ended" : established ? "established" : "live"}</span>
+    <section><${Badge} verdict=${d.verdict} enforced=${c.enforced} /> <span class="muted">${q ? (q.answered ? "answered" : ended ? "not answered" : "waiting") : ended ? "ended" : established ? "established" : "live"}</span>
       <p class="reason">${d.reason.text || "no reason yet"}</p>
       ${dl([["Rule", d.reason.rule && html`<a href=${"#/rules/" + encodeURIComponent(d.reason.rule)}>${d.reason.rule}</a>`], ["Decided by", d.reason.by], ["Code", d.reason.code && html`<code>${d.reason.code}</code>`], ["Holds for", d.scope]])}
       <${MakeRule} c=${c} />
@@ -64,10 +64,11 @@ function Details({ c, history }) {
     ${c.splitTun && html`<section class="split-details"><h3>Split tunnel</h3>${dl([["Interface", c.splitTun.interface], ["Source address", c.splitTun.source], ["Engine", c.splitTun.engine]])}</section>`}
     ${c.tunnel && html`<section><h3>Tunnel</h3>${dl([["Provider", c.tunnel.provider], ["Detail", c.tunnel.detail]])}</section>`}
     <section><h3>App</h3>${p ? dl([["Name", html`<a href=${"#/apps/path" + encodeURI(p.script || p.path || "")}>${nameOf(p)}</a>`], ["Path", p.path && html`<code>${p.path}</code>`], ["Script", p.script && html`<code>${p.script}</code>`], ["Command line", p.args?.length > 1 && html`<code>${p.args.join(" ")}</code>`], ["Process", p.pid], ["User", p.user || p.uid], ["Parent", p.parent && nameOf(p.parent)], ["Control group", p.cgroup && html`<code>${p.cgroup}</code>`]]) : html`<p class="muted">The program is not known.</p>`}</section>
-    <section><h3>Destination</h3>${dl([["Domain", c.domain], ["Aliases", c.cnames?.length && c.cnames.join(" → ")], ["Address", html`<code>${c.tuple.remote}</code>`], ["From", html`<code>${c.tuple.local}</code>`], ["Protocol", c.tuple.protocol + (c.direction === "in" ? ", inbound" : ", outbound")], ["Scope", c.scope]])}
-      ${!c.domain && html`<p class="muted">No DNS lookup of this address was seen.</p>`}</section>
-    <section><h3>Traffic</h3>${dl([["Received", bytes(c.receivedBytes)], ["Sent", bytes(c.sentBytes)], ["Started", dateTime(c.started)], ["Ended", ended && dateTime(ended)], ["Lasted", duration(seconds)]])}
-      ${history[0].length > 2 && html`<${Chart} data=${history} height=${110} format=${(v) => bytes(v)} label="Bytes over time" series=${[{ label: "received", colour: "--received", fill: "--received-fill" }, { label: "sent", colour: "--sent" }]} />`}</section>`;
+    <section><h3>Destination</h3>${dl([["Domain", c.domain], ["Aliases", c.cnames?.length && c.cnames.join(" → ")], [q ? "Server" : "Address", html`<code>${c.tuple.remote}</code>`], ["From", html`<code>${c.tuple.local}</code>`], ["Protocol", c.tuple.protocol + (c.direction === "in" ? ", inbound" : ", outbound")], ["Scope", c.scope]])}
+      ${!c.domain && !q && html`<p class="muted">No DNS lookup of this address was seen.</p>`}</section>
+    ${q && html`<section><h3>DNS query</h3>${dl([["Type", q.type], ["Answer", q.rcode], ["Addresses", q.addresses?.join(", ")], ["Answered by", [q.source, q.upstream].filter(Boolean).join(", ")], ["Problem", q.error]])}</section>`}
+    <section><h3>${q ? "Time" : "Traffic"}</h3>${dl([!q && ["Received", bytes(c.receivedBytes)], !q && ["Sent", bytes(c.sentBytes)], ["Started", dateTime(c.started)], ["Ended", ended && dateTime(ended)], ["Lasted", duration(seconds)]])}
+      ${!q && history[0].length > 2 && html`<${Chart} data=${history} height=${110} format=${(v) => bytes(v)} label="Bytes over time" series=${[{ label: "received", colour: "--received", fill: "--received-fill" }, { label: "sent", colour: "--sent" }]} />`}</section>`;
 }
 
 // MakeRule writes a rule about the app and destination of a connection, in front of the others of its app.
@@ -81,7 +82,7 @@ function MakeRule({ c }) {
   const go = async () => {
     set({ busy: true });
     try {
-      const app = (await findApp(c.process)) || newProfile(c.process);
+      const app = await profileOf(c.process);
       const remote = { domain: [c.domain], address: [host] }[what];
       const rule = { id: await uniqueID(`${app.id}-${action}-${what === "domain" ? c.domain : what === "address" ? host : "all"}`), action, ...(remote && { remote }), ...(c.direction === "in" && { direction: "in" }) };
       const out = await save(app.id, { ...app, rules: [rule, ...(app.rules || [])] });
@@ -91,7 +92,7 @@ function MakeRule({ c }) {
     }
   };
   return html`<div class="make-rule"><label class="field"><span class="sr">What the rule is about</span><select value=${what} onChange=${(e) => setWhat(e.target.value)}>
-      ${c.domain && html`<option value="domain">${c.domain}</option>`}<option value="address">${host}</option><option value="all">everything</option></select></label>
+      ${c.domain && html`<option value="domain">${c.domain}</option>`}${!c.query && html`<option value="address">${host}</option>`}<option value="all">everything</option></select></label>
     <button type="button" class=${refuses ? "danger" : "primary"} disabled=${state.busy} onClick=${go}>${refuses ? "Block" : "Allow"} for ${nameOf(c.process)}</button>
     ${state.done && html`<p role="status" class="done">${state.done}</p>`}<${Trouble} error=${state.error} /></div>`;
 }

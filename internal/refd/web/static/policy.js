@@ -6,16 +6,21 @@ export const nameOf = (p) => (p?.script || p?.path || "").split("/").pop() || "u
 
 const slug = (text) => text.toLowerCase().replace(/[^a-z0-9.-]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 60) || "rule";
 
-// findApp returns the profile of a program: the first that the daemon finds for its path.
-export async function findApp(process) {
+// profileOf returns the profile of a program: the first that the daemon finds for its path, or a new one.
+export async function profileOf(process) {
   const apps = await get("apps");
   const path = process.script || process.path;
   const app = apps.find((a) => a.profile && a.profile.match?.some((m) => m.path === process.path || m.script === process.script && process.script)) || apps.find((a) => a.profile && a.path === path);
-  return app?.profile;
+  return app?.profile || newProfile(process, apps);
 }
 
-export function newProfile(process) {
-  return { id: slug(nameOf(process)), match: [process.script ? { script: process.script } : { path: process.path }] };
+// newProfile has an id that no other profile has.
+export function newProfile(process, apps) {
+  const taken = new Set(apps.filter((a) => a.profile).map((a) => a.profile.id));
+  const base = slug(nameOf(process));
+  let id = base;
+  for (let n = 2; taken.has(id); n++) id = `${base}-${n}`;
+  return { id, match: [process.script ? { script: process.script } : { path: process.path }] };
 }
 
 // uniqueID returns an id that no rule has: this one, or with a number.

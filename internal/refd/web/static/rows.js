@@ -11,8 +11,7 @@ const most = 120000; // rows kept; the oldest go
 const startOf = (r) => r.started + "~" + r.local;
 
 export class Rows {
-  // changed is called when there is something to draw, at most once a frame.
-  constructor(params, changed) {
+  constructor(params) {
     this.params = params;
     this.list = []; // the oldest first, so that new ones are pushed
     this.byID = new Map();
@@ -20,11 +19,12 @@ export class Rows {
     this.total = 0;
     this.end = false; // memory has nothing older
     this.past = ""; // "end": nor has the history
-    this.skipped = 0;
+    this.skipped = false; // some came too fast: what there is has to be asked for
     this.added = 0; // since the view took them
     this.queued = false;
     this.stopped = false;
-    this.changed = changed;
+    this.watchers = new Set();
+    this.again = 0;
   }
 
   at(i) {
@@ -35,33 +35,62 @@ export class Rows {
     return this.list.length;
   }
 
+  // onChange calls fn when there is something to draw, at most once a frame. It returns its undo.
+  onChange(fn) {
+    this.watchers.add(fn);
+    return () => this.watchers.delete(fn);
+  }
+
   draw() {
     if (this.queued || this.stopped) return;
     this.queued = true;
     requestAnimationFrame(() => {
       this.queued = false;
-      if (!this.stopped) this.changed();
+      if (!this.stopped) this.watchers.forEach((fn) => fn());
     });
   }
 
   stop() {
     this.stopped = true;
+    clearTimeout(this.again);
   }
 
-  // first loads the newest rows, with the counts of all.
+  // first loads the newest rows, with the counts of all. It is called again when a stream was interrupted, or left something out.
   async first() {
-    const p = new URLSearchParams(this.params);
-    p.set("limit", page);
+    const p = new URLSearchParams(this.params), most = this.loaded ? 1000 : page;
+    p.set("limit", most);
     const out = await get("connections?" + p);
-    this.counts = { ...out.byVerdict };
-    this.total = out.total;
-    const fresh = [];
-    for (const r of out.rows.reverse()) if (!this.byID.has(r.id)) fresh.push(r);
-    for (const r of fresh) this.byID.set(r.id, r);
-    this.list = fresh.concat(this.list);
-    this.end = out.rows.length < page; // of what memory has
+    // the stream may have told of later ones meanwhile, which are not in the answer: numbers are given in order
+    const newest = out.rows.length ? out.rows[0].id : 0;
+    const counts = { ...out.byVerdict };
+    let total = out.total;
+    for (let i = this.list.length - 1; i >= 0 && this.list[i].id > newest; i--) {
+      counts[this.list[i].verdict] = (counts[this.list[i].verdict] || 0) + 1;
+      total++;
+    }
+    // memory forgets the oldest
+    if (total >= this.total) [this.counts, this.total] = [counts, total];
+    this.merge(out.rows.reverse());
+    if (!this.loaded) this.end = out.rows.length < most; // of what memory has
     this.loaded = true;
     this.draw();
+  }
+
+  // merge puts rows, the oldest first, where they belong. Those of the history have no numbers, and are older than all others.
+  merge(rows) {
+    const fresh = rows.filter((r) => !this.byID.has(r.id));
+    for (const r of fresh) this.byID.set(r.id, r);
+    const order = (r) => (typeof r.id === "number" ? r.id : 0);
+    const first = fresh.length ? order(fresh[0]) : 0;
+    let at = this.list.length;
+    while (at > 0 && order(this.list[at - 1]) > first) at--;
+    const later = this.list.splice(at).concat(fresh);
+    this.list = this.list.concat(later.sort((a, b) => order(a) - order(b)));
+  }
+
+  // gaps is how many are counted and not in the list, though later ones are.
+  gaps() {
+    return this.end && this.skipped ? Math.max(0, this.total - this.list.length) : 0;
   }
 
   // older loads the page before the oldest row: from memory, and when that has no more, from the history on disk.
@@ -96,7 +125,13 @@ export class Rows {
 
   // add takes a batch of the stream.
   add(batch) {
-    this.skipped += batch.skipped;
+    if (batch.skipped && !this.again) {
+      this.skipped = true;
+      this.again = setTimeout(() => {
+        this.again = 0;
+        this.first().catch(() => {});
+      }, 1000);
+    }
     for (const r of batch.rows) {
       const old = this.byID.get(r.id);
       if (old) {

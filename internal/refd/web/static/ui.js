@@ -35,10 +35,11 @@ export const dateTime = (t) => dateFormat.format(new Date(t));
 
 export function duration(seconds) {
   if (seconds < 1) return "under 1 s";
-  if (seconds < 60) return Math.round(seconds) + " s";
-  if (seconds < 3600) return Math.floor(seconds / 60) + " min " + Math.round(seconds % 60) + " s";
-  if (seconds < 86400) return Math.floor(seconds / 3600) + " h " + Math.round((seconds % 3600) / 60) + " min";
-  return Math.floor(seconds / 86400) + " d " + Math.round((seconds % 86400) / 3600) + " h";
+  seconds = Math.round(seconds);
+  if (seconds < 60) return seconds + " s";
+  if (seconds < 3600) return Math.floor(seconds / 60) + " min " + (seconds % 60) + " s";
+  if (seconds < 86400) return Math.floor(seconds / 3600) + " h " + Math.floor((seconds % 3600) / 60) + " min";
+  return Math.floor(seconds / 86400) + " d " + Math.floor((seconds % 86400) / 3600) + " h";
 }
 
 // split takes "192.0.2.1:443" and "[2001:db8::1]:443" apart.
@@ -88,8 +89,18 @@ export function Select({ label, value, options, onChange, disabled, hide }) {
 }
 
 export function Field({ label, value, onInput, onCommit, placeholder, error, type, hide, disabled, inputRef }) {
-  return html`<label class="field"><span class=${hide ? "sr" : ""}>${label}</span><input type=${type || "text"} value=${value} placeholder=${placeholder} disabled=${disabled} ref=${inputRef}
-    spellcheck=${false} autocomplete="off" aria-invalid=${error ? "true" : undefined} onInput=${onInput && ((e) => onInput(e.target.value))} onChange=${onCommit && ((e) => onCommit(e.target.value))} />
+  // What is being typed is not overwritten by what is drawn meanwhile; nor is what was typed and refused.
+  const [typed, keep] = useState(null);
+  const own = useRef(null), ref = inputRef || own;
+  useEffect(() => {
+    if (document.activeElement !== ref.current) keep(null);
+  }, [value]);
+  const input = (e) => {
+    keep(e.target.value);
+    onInput?.(e.target.value);
+  };
+  return html`<label class="field"><span class=${hide ? "sr" : ""}>${label}</span><input type=${type || "text"} value=${typed ?? value} placeholder=${placeholder} disabled=${disabled} ref=${ref}
+    spellcheck=${false} autocomplete="off" aria-invalid=${error ? "true" : undefined} onInput=${input} onBlur=${onInput && (() => keep(null))} onChange=${onCommit && ((e) => onCommit(e.target.value))} />
     ${error && html`<small class="bad" role="alert">${error}</small>`}</label>`;
 }
 
@@ -108,7 +119,7 @@ export function Chart({ data, series, height, label, format }) {
       series: [{}, ...series.map((s) => ({ label: s.label, stroke: colour(s.colour), fill: s.fill && colour(s.fill), width: 1.5, points: { show: false } }))],
     }, data, box.current);
     plot.current = make();
-    const size = new ResizeObserver(() => box.current && plot.current.setSize({ width: Math.max(box.current.clientWidth, 50), height }));
+    const size = new ResizeObserver(() => box.current && plot.current?.setSize({ width: Math.max(box.current.clientWidth, 50), height }));
     size.observe(box.current);
     const again = () => {
       plot.current.destroy();
@@ -127,5 +138,5 @@ export function Chart({ data, series, height, label, format }) {
     };
   }, [height, theme]);
   useEffect(() => plot.current?.setData(data), [data]);
-  return html`<div class="chart" role="img" aria-label=${label} ref=${box}></div>`;
+  return html`<div class="chart" role="img" aria-label=${label} ref=${box} style=${{ minHeight: height + "px" }}></div>`;
 }
