@@ -286,15 +286,26 @@ func (b backend) seenApps(ctx context.Context) (map[string][]api.App, error) {
 		alive[g.Key] = g.Total
 	}
 	set := b.d.rules.Load()
+	// one process of each, since rules may go by more than paths
+	example := map[string]*conn.Process{}
+	b.d.store.Range(func(c *conn.Conn) bool {
+		if p := c.State().Process; p != nil {
+			example[connstore.App(p.Path, p.Script)] = p
+		}
+		return true
+	})
 	seen := map[string][]api.App{}
 	for _, g := range page.Groups {
 		if g.Key == "" {
 			continue // of programs that are not known
 		}
-		p := &conn.Process{PID: 1, Path: g.Key}
+		p := example[g.Key]
+		if p == nil {
+			p = &conn.Process{Path: g.Key}
+		}
 		id, _ := set.Profile(p)
 		seen[id] = append(seen[id], api.App{
-			Name: p.Name(), Path: g.Key, Live: alive[g.Key], Recent: g.Total, Refused: g.Refused(), Split: g.ByVerdict[verdict.RerouteToSplitTun],
+			Name: p.Name(), Path: g.Key, Process: p, Live: alive[g.Key], Recent: g.Total, Refused: g.Refused(), Split: g.ByVerdict[verdict.RerouteToSplitTun],
 			ReceivedBytes: g.ReceivedBytes, SentBytes: g.SentBytes,
 		})
 	}

@@ -77,15 +77,17 @@ func ruleOf(s *conn.Snapshot, a prompt.Answer, taken func(string) bool) rules.Ru
 		r.Remote = []string{a.Target}
 		what += "-" + word(a.Target)
 	}
-	for n := 1; ; n++ {
-		r.ID = what
-		if n > 1 {
-			r.ID += "-" + strconv.Itoa(n)
-		}
-		if !taken(r.ID) {
-			return r
-		}
+	r.ID = free(what, taken)
+	return r
+}
+
+// free returns an id that is not taken: this one, or with a number.
+func free(wanted string, taken func(string) bool) string {
+	id := wanted
+	for n := 2; taken(id); n++ {
+		id = wanted + "-" + strconv.Itoa(n)
 	}
+	return id
 }
 
 // word keeps what is good in an id.

@@ -56,6 +56,7 @@ var calls = []call{
 	{"GET", "/api/v1/policy", "", 200, ""},
 	{"PUT", "/api/v1/policy", `{"global": [{"id": "a", "action": "block", "remote": ["192.0.2.1"]}]}`, 200, "policy"},
 	{"GET", "/api/v1/apps", "", 200, ""},
+	{"POST", "/api/v1/apps/find", `{"process": {"pid": 1, "uid": 0, "path": "/usr/bin/dig"}}`, 200, ""},
 	{"PUT", "/api/v1/apps/curl", `{"profile": {"id": "curl", "match": [{"path": "/usr/bin/curl"}], "default": {"out": "block"}}}`, 200, "app curl block"},
 	{"DELETE", "/api/v1/apps/a%2Fb", "", 200, "no app a/b"},
 	{"GET", "/api/v1/notifications", "", 200, ""},

@@ -55,6 +55,7 @@ type Editor interface {
 	Policy(ctx context.Context) (Policy, error)
 	ChangePolicy(ctx context.Context, r PolicyRequest) (ChangeResult, error)
 	Apps(ctx context.Context) ([]App, error)
+	FindApp(ctx context.Context, r FindAppRequest) (FoundApp, error)
 	PutApp(ctx context.Context, r AppRequest) (ChangeResult, error)
 	DeleteApp(ctx context.Context, id string) (ChangeResult, error)
 }
@@ -206,6 +207,7 @@ func editRoutes(b Backend) []*route {
 		on(http.MethodPut, "/api/v1/policy", ReadWrite, "Replace those of them that are given.", b.ChangePolicy),
 		on(http.MethodGet, "/api/v1/apps", ReadOnly, "Apps with a profile or with connections.",
 			func(ctx context.Context, _ none) ([]App, error) { return b.Apps(ctx) }),
+		on(http.MethodPost, "/api/v1/apps/find", ReadOnly, "The profile of a program, or a new one for it, which is not saved.", b.FindApp),
 		on(http.MethodPut, "/api/v1/apps/{id}", ReadWrite, "Write the profile of an app, or check it.", b.PutApp),
 		on(http.MethodDelete, "/api/v1/apps/{id}", ReadWrite, "Remove the profile of an app.",
 			func(ctx context.Context, r AppID) (ChangeResult, error) { return b.DeleteApp(ctx, r.ID) }),

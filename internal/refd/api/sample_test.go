@@ -151,6 +151,10 @@ func (s *sample) Apps(context.Context) ([]api.App, error) {
 	return []api.App{{ID: "curl", Name: "curl", Profile: &rules.AppProfile{ID: "curl", Match: []rules.AppMatch{{Path: "/usr/bin/curl"}}}}, {Name: "dig"}}, nil
 }
 
+func (s *sample) FindApp(_ context.Context, r api.FindAppRequest) (api.FoundApp, error) {
+	return api.FoundApp{Profile: rules.AppProfile{ID: r.Process.Name(), Match: []rules.AppMatch{{Path: r.Process.Path}}}}, nil
+}
+
 func (s *sample) PutApp(_ context.Context, r api.AppRequest) (api.ChangeResult, error) {
 	s.note("app %s %s", r.ID, r.Profile.Default.Out)
 	return api.ChangeResult{Notes: []api.KeyProblem{{Key: "apps", Text: "note"}}}, nil

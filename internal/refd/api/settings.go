@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/rules"
 )
 
@@ -49,6 +50,8 @@ type App struct {
 	Name string `json:"name"`
 	// Path of the program, as seen.
 	Path string `json:"path,omitempty"`
+	// Process is one of a program without a profile, for FindAppRequest.
+	Process *conn.Process `json:"process,omitempty"`
 	// Live and Recent count connections.
 	Live   int `json:"live"`
 	Recent int `json:"recent"`
@@ -59,6 +62,19 @@ type App struct {
 	SentBytes     uint64 `json:"sentBytes"`
 	// Profile is nil without one.
 	Profile *rules.AppProfile `json:"profile,omitempty"`
+}
+
+// FindAppRequest asks which profile a program has.
+type FindAppRequest struct {
+	// Process as a connection has it.
+	Process conn.Process `json:"process"`
+}
+
+// FoundApp is the answer.
+type FoundApp struct {
+	// Known is false if the program has no profile: then Profile is a new one for it, which is not saved.
+	Known   bool             `json:"known"`
+	Profile rules.AppProfile `json:"profile"`
 }
 
 // AppID names a profile.

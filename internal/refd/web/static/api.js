@@ -64,15 +64,32 @@ export async function logout() {
   }
 }
 
+// shown waits until the page can be seen.
+const shown = () => new Promise((go) => {
+  if (!document.hidden) return go();
+  document.addEventListener("visibilitychange", go, { once: true });
+});
+
+// hiddenFor is how many ms a page that nobody sees keeps its streams: a browser has six connections for all of its pages.
+const hiddenFor = 5000;
+
 // stream reads events until it is closed, and begins again when refd comes back. on.state hears connected, lost, shutdown and restart.
 export function stream(params, on) {
   const abort = new AbortController();
   let wait = 500;
   const run = async () => {
     while (!abort.signal.aborted) {
-      let ending = "";
+      let ending = "", timer = 0;
+      await shown();
+      const hide = new AbortController();
+      const look = () => {
+        clearTimeout(timer);
+        if (document.hidden) timer = setTimeout(() => hide.abort(), hiddenFor);
+      };
+      document.addEventListener("visibilitychange", look);
       try {
-        const res = await fetch("/api/v1/events" + params, { headers: headers(), signal: abort.signal, credentials: "same-origin" });
+        const signal = AbortSignal.any([abort.signal, hide.signal]);
+        const res = await fetch("/api/v1/events" + params, { headers: headers(), signal, credentials: "same-origin" });
         if (res.status === 401) return tellSession(false);
         if (!res.ok) throw new Problem(res.status, {});
         wait = 500;
@@ -80,6 +97,10 @@ export function stream(params, on) {
         ending = await readEvents(res.body, on);
       } catch (e) {
         if (abort.signal.aborted) return;
+        if (hide.signal.aborted) continue;
+      } finally {
+        clearTimeout(timer);
+        document.removeEventListener("visibilitychange", look);
       }
       on.state(ending || "lost");
       await new Promise((r) => setTimeout(r, wait));

@@ -45,12 +45,15 @@ function Shell() {
     setLink(s);
     if (s === "connected") status.reload();
   }), []);
+  useEffect(() => {
+    get("session").then((who) => (document.documentElement.dataset.role = who.role), () => {});
+  }, []);
   const list = pushed || notices.value || [];
   const s = status.value;
   const paused = s?.pausedUntil && new Date(s.pausedUntil) > new Date();
   const main = () => {
     switch (r.view) {
-      case "apps": return r.rest[0] === "path" ? html`<${AppPage} path=${"/" + r.rest.slice(1).join("/")} key=${location.hash} />` : r.rest[0] ? html`<${AppPage} id=${r.rest[0]} key=${r.rest[0]} />` : html`<${Apps} />`;
+      case "apps": return r.query.get("program") ? html`<${AppPage} program=${JSON.parse(r.query.get("program"))} key=${location.hash} />` : r.rest[0] ? html`<${AppPage} id=${r.rest[0]} key=${r.rest[0]} />` : html`<${Apps} />`;
       case "rules": return html`<${RuleLink} id=${r.rest[0]} />`;
       case "settings": return html`<${Settings} section=${r.rest[0]} rule=${r.query.get("rule")} />`;
       case "status": return html`<${Status} notices=${list} reloadNotices=${() => (setPushed(null), notices.reload())} />`;

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "/ui/vendor/preact-htm.js";
 import { bytes, Field, Select, Switch, Trouble, useAsync } from "/ui/ui.js";
 import { call, get } from "/ui/api.js";
-import { clean, list, newProfile, remove, save, text, uniqueID } from "/ui/policy.js";
+import { clean, find, linkOf, list, readOnly, remove, save, text, uniqueID } from "/ui/policy.js";
 
 export function Apps() {
   const { value, error } = useAsync(() => get("apps"), []);
@@ -12,7 +12,7 @@ export function Apps() {
   return html`<section class="page"><header class="page-head"><h1>Apps</h1><${Field} label="Search apps" hide type="search" placeholder="Search apps" value=${search} onInput=${setSearch} /></header>
     <${Trouble} error=${error} />
     <div class="scroll-x" role="region" aria-label="Apps" tabindex="0"><table class="plain"><thead><tr><th>App</th><th>Rules</th><th>Split tunnel</th><th class="num">Connections</th><th class="num">Refused</th><th class="num">Split</th><th class="num">Traffic</th></tr></thead><tbody>
-      ${apps.map((a) => html`<tr key=${a.id || a.path}><td><a href=${a.id ? "#/apps/" + encodeURIComponent(a.id) : "#/apps/path" + encodeURI(a.path)}>${a.name}</a><small class="block muted">${a.path}</small></td>
+      ${apps.map((a) => html`<tr key=${a.id || a.path}><td><a href=${a.id ? "#/apps/" + encodeURIComponent(a.id) : linkOf(a.process)}>${a.name}</a><small class="block muted">${a.path}</small></td>
         <td>${a.profile ? (a.profile.rules || []).length || "default only" : html`<span class="muted">none</span>`}</td>
         <td>${a.profile?.split?.use === true ? html`<span class="badge v-split"><i aria-hidden="true"></i>on</span>` : a.profile?.split?.use === false ? "off" : html`<span class="muted">as global</span>`}</td>
         <td class="num">${a.recent.toLocaleString()}${a.live ? html` <small class="muted">(${a.live} live)</small>` : ""}</td><td class="num">${a.refused.toLocaleString()}</td><td class="num">${a.split.toLocaleString()}</td><td class="num">${bytes(a.receivedBytes + a.sentBytes)}</td></tr>`)}
@@ -23,14 +23,13 @@ export function Apps() {
 
 const actions = [["", "As global"], ["allow", "Allow"], ["block", "Block"], ["ask", "Ask"]];
 
-// App is the page of one app, by the id of its profile or by its path.
-export function App({ id, path }) {
-  const { value, error } = useAsync(() => get("apps"), [id, path]);
+// App is the page of one app, by the id of its profile or by a program.
+export function App({ id, program }) {
+  const { value, error } = useAsync(async () => (program ? find(program) : (await get("apps")).find((a) => a.id === id) || {}), [id]);
   const [made, setMade] = useState(null);
   if (error) return html`<section class="page"><${Trouble} error=${error} /></section>`;
   if (!value) return html`<section class="page"><p class="muted">Loading…</p></section>`;
-  const app = made || value.find((a) => (id ? a.id === id : a.path === path && a.profile)) || { name: id || path.split("/").pop(), path };
-  if (!app.profile && path) app.profile = newProfile({ path }, value);
+  const app = made || (program ? { id: value.known ? value.profile.id : "", path: program.path, profile: value.profile } : value);
   if (!app.profile) return html`<section class="page"><h1>${id}</h1><p class="empty">There is no such app.</p></section>`;
   return html`<${Editor} key=${app.profile.id} app=${app} saved=${(profile) => setMade({ ...app, id: profile.id, profile })} />`;
 }
@@ -64,9 +63,9 @@ function Editor({ app, saved }) {
   };
   const setSplit = (part) => change({ split: clean({ ...split, ...part }) });
   return html`<section class="page"><header class="page-head"><h1><a href="#/apps" class="back">Apps</a> ${p.id}</h1>
-      ${app.id && html`<button type="button" class="quiet danger-text" onClick=${() => confirm(`Remove all rules of ${app.id}?`) && remove(app.id).then(() => (location.hash = "#/apps"), (error) => setState({ error }))}>Remove profile</button>`}</header>
+      ${app.id && html`<button type="button" class="quiet danger-text writes" onClick=${() => confirm(`Remove all rules of ${app.id}?`) && remove(app.id).then(() => (location.hash = "#/apps"), (error) => setState({ error }))}>Remove profile</button>`}</header>
     <p class="muted">${text(p.match?.map((m) => m.path || m.script || m.args || m.cgroup || (m.uids || []).join(" "))) || app.path}</p>
-    <div class="cards">
+    <fieldset class="bare" disabled=${readOnly()}><div class="cards">
       <section class="card"><h2>Default action</h2><p class="muted">What happens to connections that no rule is about.</p><div class="pair">
         <${Select} label="Outgoing" value=${p.default?.out || ""} options=${actions} onChange=${(v) => change({ default: clean({ ...p.default, out: v }) })} />
         <${Select} label="Incoming" value=${p.default?.in || ""} options=${actions} onChange=${(v) => change({ default: clean({ ...p.default, in: v }) })} /></div></section>
@@ -80,7 +79,7 @@ function Editor({ app, saved }) {
     <section class="card"><h2>Rules</h2><p class="muted">The first one that matches decides.</p><${Rules} rules=${p.rules || []} app=${p.id} onChange=${(rules) => change({ rules })} problem=${(i) => at(`rules[${i}]`)} /></section>
     <div class="save" role="status"><button type="button" class="primary" disabled=${!dirty || !!state.error} onClick=${() => store(p)}>Save</button>
       ${dirty && html`<button type="button" class="quiet" onClick=${() => set(app.profile)}>Undo</button>`}<span class="done">${state.done}</span>
-      <${Trouble} error=${state.error} />${state.notes?.map((n) => html`<p class="note"><code>${n.key}</code> ${n.text} <span class="hint">${n.hint}</span></p>`)}</div>
+      <${Trouble} error=${state.error} />${state.notes?.map((n) => html`<p class="note"><code>${n.key}</code> ${n.text} <span class="hint">${n.hint}</span></p>`)}</div></fieldset>
   </section>`;
 }
 

@@ -96,11 +96,11 @@ function Traffic() {
 
 function Filters({ filter, set, clear }) {
   const [more, setMore] = useState(["kind", "app", "domain", "remote", "port", "protocol", "rule"].some((k) => filter.get(k)));
-  const timer = useRef(0);
+  const timers = useRef({});
   const search = useRef(null);
   const later = (name) => (value) => {
-    clearTimeout(timer.current);
-    timer.current = setTimeout(() => set(name, value.trim()), 250);
+    clearTimeout(timers.current[name]);
+    timers.current[name] = setTimeout(() => set(name, value.trim()), 250);
   };
   useEffect(() => {
     const onKey = (e) => {

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "/ui/vendor/preact-htm.js";
 import { Badge, bytes, Chart, dateTime, duration, splitAddr, Trouble, verdictOf } from "/ui/ui.js";
 import { get, post } from "/ui/api.js";
-import { nameOf, profileOf, save, uniqueID } from "/ui/policy.js";
+import { find, linkOf, nameOf, save, uniqueID } from "/ui/policy.js";
 
 export function Panel({ id, close }) {
   const [c, set] = useState(null);
@@ -63,7 +63,7 @@ function Details({ c, history }) {
     </section>
     ${c.splitTun && html`<section class="split-details"><h3>Split tunnel</h3>${dl([["Interface", c.splitTun.interface], ["Source address", c.splitTun.source], ["Engine", c.splitTun.engine]])}</section>`}
     ${c.tunnel && html`<section><h3>Tunnel</h3>${dl([["Provider", c.tunnel.provider], ["Detail", c.tunnel.detail]])}</section>`}
-    <section><h3>App</h3>${p ? dl([["Name", html`<a href=${"#/apps/path" + encodeURI(p.script || p.path || "")}>${nameOf(p)}</a>`], ["Path", p.path && html`<code>${p.path}</code>`], ["Script", p.script && html`<code>${p.script}</code>`], ["Command line", p.args?.length > 1 && html`<code>${p.args.join(" ")}</code>`], ["Process", p.pid], ["User", p.user || p.uid], ["Parent", p.parent && nameOf(p.parent)], ["Control group", p.cgroup && html`<code>${p.cgroup}</code>`]]) : html`<p class="muted">The program is not known.</p>`}</section>
+    <section><h3>App</h3>${p ? dl([["Name", p.path ? html`<a href=${linkOf(p)}>${nameOf(p)}</a>` : nameOf(p)], ["Path", p.path && html`<code>${p.path}</code>`], ["Script", p.script && html`<code>${p.script}</code>`], ["Command line", p.args?.length > 1 && html`<code>${p.args.join(" ")}</code>`], ["Process", p.pid], ["User", p.user || p.uid], ["Parent", p.parent && nameOf(p.parent)], ["Control group", p.cgroup && html`<code>${p.cgroup}</code>`]]) : html`<p class="muted">The program is not known.</p>`}</section>
     <section><h3>Destination</h3>${dl([["Domain", c.domain], ["Aliases", c.cnames?.length && c.cnames.join(" → ")], [q ? "Server" : "Address", html`<code>${c.tuple.remote}</code>`], ["From", html`<code>${c.tuple.local}</code>`], ["Protocol", c.tuple.protocol + (c.direction === "in" ? ", inbound" : ", outbound")], ["Scope", c.scope]])}
       ${!c.domain && !q && html`<p class="muted">No DNS lookup of this address was seen.</p>`}</section>
     ${q && html`<section><h3>DNS query</h3>${dl([["Type", q.type], ["Answer", q.rcode], ["Addresses", q.addresses?.join(", ")], ["Answered by", [q.source, q.upstream].filter(Boolean).join(", ")], ["Problem", q.error]])}</section>`}
@@ -82,7 +82,7 @@ function MakeRule({ c }) {
   const go = async () => {
     set({ busy: true });
     try {
-      const app = await profileOf(c.process);
+      const app = (await find(c.process)).profile;
       const remote = { domain: [c.domain], address: [host] }[what];
       const rule = { id: await uniqueID(`${app.id}-${action}-${what === "domain" ? c.domain : what === "address" ? host : "all"}`), action, ...(remote && { remote }), ...(c.direction === "in" && { direction: "in" }) };
       const out = await save(app.id, { ...app, rules: [rule, ...(app.rules || [])] });
@@ -91,8 +91,8 @@ function MakeRule({ c }) {
       set({ error });
     }
   };
-  return html`<div class="make-rule"><label class="field"><span class="sr">What the rule is about</span><select value=${what} onChange=${(e) => setWhat(e.target.value)}>
+  return html`<div class="make-rule writes"><label class="field"><span class="sr">What the rule is about</span><select value=${what} onChange=${(e) => setWhat(e.target.value)}>
       ${c.domain && html`<option value="domain">${c.domain}</option>`}${!c.query && html`<option value="address">${host}</option>`}<option value="all">everything</option></select></label>
-    <button type="button" class=${refuses ? "danger" : "primary"} disabled=${state.busy} onClick=${go}>${refuses ? "Block" : "Allow"} for ${nameOf(c.process)}</button>
+    <button type="button" class=${refuses ? "danger" : "primary"} disabled=${state.busy || state.done} onClick=${go}>${refuses ? "Block" : "Allow"} for ${nameOf(c.process)}</button>
     ${state.done && html`<p role="status" class="done">${state.done}</p>`}<${Trouble} error=${state.error} /></div>`;
 }

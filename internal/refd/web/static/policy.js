@@ -1,27 +1,20 @@
 // Profiles of apps and their rules, as the configuration file has them.
 
-import { call, get, Problem } from "/ui/api.js";
+import { call, get, post, Problem } from "/ui/api.js";
 
-export const nameOf = (p) => (p?.script || p?.path || "").split("/").pop() || "unknown";
+export const baseName = (path) => (path || "").split(/[/\\]/).pop();
+export const nameOf = (p) => baseName(p?.script || p?.path) || "unknown";
 
 const slug = (text) => text.toLowerCase().replace(/[^a-z0-9.-]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 60) || "rule";
 
-// profileOf returns the profile of a program: the first that the daemon finds for its path, or a new one.
-export async function profileOf(process) {
-  const apps = await get("apps");
-  const path = process.script || process.path;
-  const app = apps.find((a) => a.profile && a.profile.match?.some((m) => m.path === process.path || m.script === process.script && process.script)) || apps.find((a) => a.profile && a.path === path);
-  return app?.profile || newProfile(process, apps);
-}
+// readOnly reports whether whoever looks may change nothing.
+export const readOnly = () => document.documentElement.dataset.role === "read";
 
-// newProfile has an id that no other profile has.
-export function newProfile(process, apps) {
-  const taken = new Set(apps.filter((a) => a.profile).map((a) => a.profile.id));
-  const base = slug(nameOf(process));
-  let id = base;
-  for (let n = 2; taken.has(id); n++) id = `${base}-${n}`;
-  return { id, match: [process.script ? { script: process.script } : { path: process.path }] };
-}
+// find returns the profile that the rules in force have for a program, or a new one for it: known says which.
+export const find = (process) => post("apps/find", { process });
+
+// linkOf leads to the page of a program.
+export const linkOf = (process) => "#/apps?program=" + encodeURIComponent(JSON.stringify(process));
 
 // uniqueID returns an id that no rule has: this one, or with a number.
 export async function uniqueID(wanted) {

@@ -60,6 +60,12 @@ export class Rows {
     const p = new URLSearchParams(this.params), most = this.loaded ? 1000 : page;
     p.set("limit", most);
     const out = await get("connections?" + p);
+    // numbers begin anew with each refd
+    const another = (r) => this.byID.has(r.id) && this.byID.get(r.id).started !== r.started;
+    if (this.loaded && (out.rows.some(another) || (!out.rows.length && this.list.some((r) => typeof r.id === "number")))) {
+      [this.list, this.counts, this.total, this.past, this.starts] = [[], {}, 0, "", undefined];
+      this.byID.clear();
+    }
     // the stream may have told of later ones meanwhile, which are not in the answer: numbers are given in order
     const newest = out.rows.length ? out.rows[0].id : 0;
     const counts = { ...out.byVerdict };

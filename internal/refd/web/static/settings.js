@@ -4,7 +4,7 @@ import { html, useState } from "/ui/vendor/preact-htm.js";
 import { Field, Select, Switch, Trouble, useAsync } from "/ui/ui.js";
 import { get, post } from "/ui/api.js";
 import { InterfacePicker, Policy, putPolicy, Rules } from "/ui/apps.js";
-import { clean, list, text } from "/ui/policy.js";
+import { clean, list, readOnly, text } from "/ui/policy.js";
 
 const names = { split_tunnel: "Split tunnel", rules: "Rules for all apps", general: "General", dns: "DNS", ask: "Questions", connections: "Connections in memory", history: "History", ivpn: "IVPN", api: "This page and the API", handler: "External handlers", log: "Log", netfilter: "Packet filter" };
 
@@ -20,9 +20,9 @@ export function Settings({ section, rule }) {
   return html`<section class="page"><header class="page-head"><h1>Settings</h1><${Switch} label="Expert settings" checked=${expert} onChange=${level} /></header>
     <${Trouble} error=${error} />${value && !value.writable && html`<p class="note">${value.why}</p>`}
     <div class="with-index"><nav class="index" aria-label="Sections">${sections.map((n) => html`<a href=${"#/settings/" + n} aria-current=${section === n ? "true" : undefined}>${names[n] || n}</a>`)}</nav>
-    <div class="index-body">${value && sections.filter((n) => !section || n === section).map((n) => html`<section class="card" key=${n} id=${"section-" + n}><h2>${names[n] || n}</h2>
+    <fieldset class="index-body" disabled=${readOnly()}>${value && sections.filter((n) => !section || n === section).map((n) => html`<section class="card" key=${n} id=${"section-" + n}><h2>${names[n] || n}</h2>
       ${n === "split_tunnel" ? html`<${SplitTunnel} setting=${value.settings.find((s) => s.key === "split_tunnel.enabled")} reload=${reload} />` : n === "rules" && html`<${Global} rule=${rule} />`}
-      ${shown.filter((s) => s.section === n && s.key !== "split_tunnel.enabled").map((s) => html`<${Setting} key=${s.key} s=${s} reload=${reload} />`)}</section>`)}</div></div>
+      ${shown.filter((s) => s.section === n && s.key !== "split_tunnel.enabled").map((s) => html`<${Setting} key=${s.key} s=${s} reload=${reload} />`)}</section>`)}</fieldset></div>
   </section>`;
 }
 

@@ -1,0 +1,38 @@
+package refd
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/weirfw/weir/internal/refd/api"
+	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/rules"
+)
+
+// FindApp implements api.Backend. What decides is what the rules in force say, and not how a page would look for the program.
+func (b backend) FindApp(_ context.Context, r api.FindAppRequest) (api.FoundApp, error) {
+	l, _, err := b.d.readConfig()
+	if err != nil {
+		return api.FoundApp{}, err
+	}
+	if id, ok := b.d.rules.Load().Profile(&r.Process); ok {
+		if i := slices.IndexFunc(l.Apps, func(a rules.AppProfile) bool { return a.ID == id }); i >= 0 {
+			return api.FoundApp{Known: true, Profile: l.Apps[i]}, nil
+		}
+	}
+	if r.Process.Path == "" {
+		return api.FoundApp{}, fmt.Errorf("%w: the program is not known: there is nothing to recognise it by", api.ErrRefused)
+	}
+	return api.FoundApp{Profile: newProfile(&r.Process, &l.File)}, nil
+}
+
+// newProfile is one for exactly this program, with an id that is free.
+func newProfile(p *conn.Process, f *config.File) rules.AppProfile {
+	is := rules.AppMatch{Path: rules.Quote(p.Path), Script: rules.Quote(p.Script)}
+	wanted := word(filepath.Base(connstore.App(p.Path, p.Script)))
+	return rules.AppProfile{ID: free(wanted, taken(f)), Match: []rules.AppMatch{is}}
+}
