@@ -301,7 +301,7 @@ func (b backend) seenApps(ctx context.Context) (map[string][]api.App, error) {
 		}
 		p := example[g.Key]
 		if p == nil {
-			p = &conn.Process{Path: g.Key}
+			p = &conn.Process{PID: 1, Path: g.Key} // rules know no process without a number
 		}
 		id, _ := set.Profile(p)
 		seen[id] = append(seen[id], api.App{

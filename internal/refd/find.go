@@ -19,6 +19,7 @@ func (b backend) FindApp(_ context.Context, r api.FindAppRequest) (api.FoundApp,
 	if err != nil {
 		return api.FoundApp{}, err
 	}
+	r.Process.PID = max(r.Process.PID, 1) // rules know no process without a number
 	if id, ok := b.d.rules.Load().Profile(&r.Process); ok {
 		if i := slices.IndexFunc(l.Apps, func(a rules.AppProfile) bool { return a.ID == id }); i >= 0 {
 			return api.FoundApp{Known: true, Profile: l.Apps[i]}, nil
