@@ -24,7 +24,7 @@ const (
 	harness               // imported by tests only
 )
 
-// layers is the map of the tree: design.md draws it. A package belongs to the entry with the longest path that contains it,
+// layers is the map of the tree: docs/architecture.md draws it. A package belongs to the entry with the longest path that contains it,
 // so a sub-package needs no entry unless its layer is another. Entries for packages to come are fine; a package without an
 // entry is not: decide where it belongs, and write it here.
 //
@@ -208,7 +208,7 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
-// The order of the layers is what design.md says; a typing error here would open a door.
+// The order of the layers is what docs/architecture.md says; a typing error here would open a door.
 func TestLayersOfTheDesign(t *testing.T) {
 	order := []string{
 		"internal/platform", "pkg/verdict", "pkg/packet", "pkg/conn", "internal/kextwire", "pkg/nfq", "pkg/firewall",

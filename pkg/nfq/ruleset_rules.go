@@ -150,7 +150,8 @@ func (b builder) filter() table {
 }
 
 // settled lets nearly every packet go at once: those of accepted connections, which carry no mark of their own. It is the first rule
-// wherever such a packet would return in the end, because every packet pays for each rule that it meets.
+// wherever such a packet would return in the end, because every packet pays for each rule that it meets; only neighbour discovery, which
+// must not return, is looked for before.
 func (b builder) settled() string {
 	return packetMark(0) + " " + connMark(b.m.AcceptAlways) + " -j RETURN"
 }
