@@ -51,6 +51,9 @@ func reset(c *net.TCPConn) {
 	_ = c.Close()      //nolint:errcheck // see above
 }
 
+// errorPause keeps an error that comes again and again from taking a whole processor.
+const errorPause = 10 * time.Millisecond
+
 // acceptTCP serves a listener until that is closed.
 func (r *relay) acceptTCP(ctx context.Context, l net.Listener) error {
 	for {
@@ -61,7 +64,8 @@ func (r *relay) acceptTCP(ctx context.Context, l net.Listener) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept: %w", err)
 		case err != nil:
-			continue // that client is gone again
+			time.Sleep(errorPause) // that client is gone again, or there is no room for another
+			continue
 		}
 		tc, ok := c.(*net.TCPConn)
 		if !ok {

@@ -43,7 +43,8 @@ func (r *relay) receiveUDP(ctx context.Context, c *net.UDPConn) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("receive: %w", err)
 		case err != nil:
-			continue // an ICMP answer to something sent before
+			time.Sleep(errorPause) // an ICMP answer to something sent before, or worse
+			continue
 		}
 		s := r.sessionOf(table, c, from)
 		if s == nil {
