@@ -242,15 +242,24 @@ func (b *browser) size(width int64, scheme string) {
 	}
 }
 
-// shot keeps a picture: in bin, or in docs/img if WEIR_SHOTS asks for new ones there.
+// shot keeps a picture, in bin/shots.
 func (b *browser) shot(name string) {
 	b.t.Helper()
-	dir := filepath.Join("..", "..", "bin", "shots")
+	b.shotIn(filepath.Join("..", "..", "bin", "shots"), name)
+}
+
+// document keeps a picture in docs/img, if WEIR_SHOTS asks for new ones.
+func (b *browser) document(name string) {
+	b.t.Helper()
 	if os.Getenv("WEIR_SHOTS") != "" {
-		dir = filepath.Join("..", "..", "docs", "img")
+		b.shotIn(filepath.Join("..", "..", "docs", "img"), name)
 	}
+}
+
+func (b *browser) shotIn(dir, name string) {
+	b.t.Helper()
 	picture, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
-	if err == nil && os.Getenv("WEIR_SHOTS") != "" {
+	if err == nil {
 		picture, err = smaller(picture)
 	}
 	if err == nil {
@@ -264,7 +273,7 @@ func (b *browser) shot(name string) {
 	}
 }
 
-// smaller makes a PNG one of 256 colours: those that most of it has, and for the rest the nearest of them.
+// smaller makes a PNG one of 256 colours: those that most of it has and that are not much alike, and for the rest the nearest of them.
 func smaller(picture []byte) ([]byte, error) {
 	src, err := png.Decode(bytes.NewReader(picture))
 	if err != nil {
@@ -280,8 +289,10 @@ func smaller(picture []byte) ([]byte, error) {
 	}
 	colours := slices.SortedFunc(maps.Keys(often), func(a, b color.RGBA) int { return often[b] - often[a] })
 	palette, index := color.Palette{}, map[color.RGBA]uint8{}
-	for _, c := range colours[:min(256, len(colours))] {
-		palette = append(palette, c)
+	for _, c := range colours {
+		if len(palette) == 0 || len(palette) < 256 && !alike(c, palette.Convert(c).(color.RGBA)) { //nolint:forcetypeassert // what is in there
+			palette = append(palette, c)
+		}
 	}
 	for _, c := range colours {
 		index[c] = uint8(palette.Index(c))
@@ -295,6 +306,12 @@ func smaller(picture []byte) ([]byte, error) {
 	var b bytes.Buffer
 	err = (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&b, out)
 	return b.Bytes(), err
+}
+
+// alike reports whether nobody sees a difference.
+func alike(a, b color.RGBA) bool {
+	d := func(a, b uint8) int { return (int(a) - int(b)) * (int(a) - int(b)) }
+	return d(a.R, b.R)+d(a.G, b.G)+d(a.B, b.B) < 100
 }
 
 // axe looks for faults of accessibility that are serious or worse.

@@ -71,12 +71,14 @@ func (w *webRig) goTo(hash string) {
 // look takes pictures and looks for faults, at two widths, light and dark.
 func (w *webRig) look(name string) {
 	w.b.t.Helper()
+	began := time.Now()
+	defer func() { w.b.t.Logf("%s: looked at for %v", name, time.Since(began).Round(time.Millisecond)) }()
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int64{1280, 390} {
 			w.b.size(width, scheme)
 			w.b.until("charts are there", `[...document.querySelectorAll(".chart")].every(c => c.querySelector("canvas"))`)
 			w.b.until("it is drawn", `new Promise(r => requestAnimationFrame(() => requestAnimationFrame(() => r(true))))`)
-			w.b.shot(fmt.Sprintf("%s-%d-%s", name, width, scheme))
+			w.b.document(fmt.Sprintf("%s-%d-%s", name, width, scheme))
 			w.b.until("nothing is wider than the window", `document.documentElement.scrollWidth <= innerWidth`)
 		}
 		w.b.axe(name + " " + scheme)
