@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes what Windows test binaries need to run on Linux: Wine, a prefix, the fake driver, the fake ETW DLL and the overlay.
+# Makes what Windows test binaries need to run on Linux: Wine, a prefix, a shim, the fake driver and the fake ETW DLL.
 #
 #   scripts/wine-rig.sh              # installs and builds what is missing, and prints the directory
 #   scripts/wine-rig.sh COMMAND...   # the same, and then runs the command in the rig's environment
 #
-# The result is kept in bin/winerig (or WEIR_WINERIG); what depends on a source, Go, Wine or the compiler is made anew when
-# that has changed.
+# The result is kept in bin/winerig (or WEIR_WINERIG); what depends on a source, Wine or the compiler is made anew when that
+# has changed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -32,7 +32,6 @@ install_wine() {
 # What the built files depend on, in one line.
 fingerprint() {
 	{
-		"$go" version
 		wine --version
 		"$cc" -dumpfullversion
 		find "$src" "$root/scripts/wine-rig.sh" -type f ! -name '*.go' ! -name '*.txt' -print0 | sort -z | xargs -0 sha256sum | cut -d' ' -f1
@@ -50,32 +49,9 @@ driver() { # driver OUT VERSION
 		-DKEXT_VERSION="$2" -o "$1" "$src"/fakekext/*.c -lntoskrnl
 }
 
-# For test builds only: two lines of the standard library that ask for what Wine does not have. The files are made from the
-# installed Go; one in which nothing was replaced is an error, for then the patch is out of date.
-# (The directory's underscore keeps its files out of ./... patterns.)
-overlay() {
-	local goroot file name
-	goroot=$("$go" env GOROOT)
-	mkdir -p "$1/_overlay"
-	# SIO_UDP_NETRESET is unknown to Wine; without it no UDP socket opens.
-	sed 's/windows\.SIO_UDP_NETRESET/syscall.SIO_UDP_CONNRESET/' "$goroot/src/net/fd_windows.go" >"$1/_overlay/net_fd_windows.go"
-	# Wine's answer to a delete with POSIX semantics is STATUS_NOT_IMPLEMENTED, for which Go has no other way.
-	sed 's/^\t\tSTATUS_INVALID_PARAMETER, \/\/ the op/\t\tNTStatus(0xC0000002), STATUS_INVALID_PARAMETER, \/\/ the op/' \
-		"$goroot/src/internal/syscall/windows/at_windows.go" >"$1/_overlay/at_windows.go"
-	for file in net/fd_windows.go:net_fd_windows.go internal/syscall/windows/at_windows.go:at_windows.go; do
-		name=${file##*:} file=${file%%:*}
-		if cmp -s "$goroot/src/$file" "$1/_overlay/$name"; then
-			echo "wine-rig: nothing to replace in $file of $("$go" version): the overlay is out of date" >&2
-			return 1
-		fi
-	done
-	printf '{"Replace":{"%s":"%s","%s":"%s"}}\n' \
-		"$goroot/src/net/fd_windows.go" "$rig/_overlay/net_fd_windows.go" \
-		"$goroot/src/internal/syscall/windows/at_windows.go" "$rig/_overlay/at_windows.go" >"$1/overlay.json"
-}
-
 wine_environment() {
-	export WINEPREFIX=$rig/prefix WINEARCH=win64 WINEDEBUG=${WINEDEBUG:--all} WINEDLLOVERRIDES='mscoree,mshtml='
+	# The shim goes before the DLL of that name that Wine has since 10.
+	export WINEPREFIX=$rig/prefix WINEARCH=win64 WINEDEBUG=${WINEDEBUG:--all} WINEDLLOVERRIDES='mscoree,mshtml=;bcryptprimitives=n,b'
 	unset DISPLAY WAYLAND_DISPLAY
 	export WEIR_WINERIG=$rig
 }
@@ -87,7 +63,6 @@ build() {
 	driver "$rig/fakekext-v1.sys" "1, 0, 12, 0"
 	driver "$rig/fakekext-v2.0.sys" "2, 0, 5, 0"
 	driver "$rig/fakekext-v2.sys" "2, 1, 1, 0"
-	overlay "$rig"
 }
 
 prefix() {
@@ -120,7 +95,6 @@ make_rig() {
 		prefix
 		echo "$prefix" >"$rig/prefix.made"
 	fi
-	# Wine 10 has its own, and prefers it.
 	cp "$rig/bcryptprimitives.dll" "$WINEPREFIX/drive_c/windows/system32/"
 }
 

@@ -381,16 +381,32 @@ func (r *wineRefd) checkReload(d *winerig.Driver) {
 
 // TestKilled: the service of a refd that was killed is taken over by the next one.
 func TestKilled(t *testing.T) {
-	r := newRefd(t, winerig.V2, "")
-	r.start()
-	r.kill()
-	r.wantInstalled(true)
-	if out, err := r.refd("status"); err == nil || !strings.Contains(out, "not running") {
-		t.Errorf("status of a dead refd: got %v: %s", err, out)
+	for _, p := range []winerig.Personality{winerig.V1, winerig.V2} {
+		t.Run(string(p), func(t *testing.T) {
+			r := newRefd(t, p, fmt.Sprintf(rulesOfTest, "allow"))
+			r.start()
+			r.kill()
+			r.wantInstalled(true)
+			if out, err := r.refd("status"); err == nil || !strings.Contains(out, "not running") {
+				t.Errorf("status of a dead refd: got %v: %s", err, out)
+			}
+			r.start()
+			d, err := winerig.Connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.ask(d, packetsOfTest())
+			if err := d.Close(); err != nil { // or it could not be unloaded
+				t.Error(err)
+			}
+			r.stop()
+		})
 	}
-	r.start()
-	r.stop()
+}
 
+// TestCleanup: refd cleanup removes it.
+func TestCleanup(t *testing.T) {
+	r := newRefd(t, winerig.V2, "")
 	r.start()
 	r.kill()
 	if out, err := r.refd("cleanup"); err != nil || !strings.Contains(out, "removed: the service of the driver "+driverService) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -47,5 +49,39 @@ func TestServiceCommands(t *testing.T) {
 		if _, err := do("service", what); err != nil {
 			t.Errorf("%s: got %v; want nil", what, err)
 		}
+	}
+}
+
+// TestService: the service manager starts the real refd.exe, which then intercepts, and stops it, after which the driver is gone.
+func TestService(t *testing.T) {
+	r := newRefd(t, winerig.V2, fmt.Sprintf(rulesOfTest, "allow"))
+	do := func(what, want string) {
+		t.Helper()
+		if out, err := r.refd("service", what); err != nil || !strings.Contains(out, want) {
+			log, _ := os.ReadFile(logPath()) // there may be none
+			t.Fatalf("service %s: got %v: %s; want %s\n%s", what, err, out, want, log)
+		}
+	}
+	do("install", "installed")
+	t.Cleanup(func() { _ = winsvc.Uninstall(context.Background(), serviceName) }) // most often it has been
+	for range 2 {
+		do("start", "running")
+		if s, err := r.client.Status(t.Context()); err != nil || driverVersion(s) != "2.1.1.0" || s.Mode != "enforce" {
+			t.Errorf("got driver %q, mode %s, %v; want 2.1.1.0, enforce: it runs when it intercepts", driverVersion(s), s.Mode, err)
+		}
+		d, err := winerig.Connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ask(d, packetsOfTest())
+		if err := d.Close(); err != nil { // or it could not be unloaded
+			t.Error(err)
+		}
+		do("stop", "stopped")
+		r.wantInstalled(false)
+	}
+	do("uninstall", "removed")
+	if got, err := winsvc.Installed(serviceName); got || err != nil {
+		t.Errorf("refd's service is installed: got %v, %v; want false", got, err)
 	}
 }

@@ -15,32 +15,37 @@ import (
 )
 
 // pipe is a named pipe that stands in for a driver: both are opened by CreateFile, and a read waits for what the other side
-// writes. The other side is synchronous.
-func pipe(t *testing.T) (*kextdev.Device, windows.Handle) {
+// writes. The other side is synchronous; hangUp closes it, once: the number of a closed handle may already be another's.
+func pipe(t *testing.T) (d *kextdev.Device, other windows.Handle, hangUp func()) {
 	t.Helper()
 	path := fmt.Sprintf(`\\.\pipe\weir-kextdev-%d-%d`, os.Getpid(), time.Now().UnixNano())
 	name, err := windows.UTF16PtrFromString(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := windows.CreateNamedPipe(name, windows.PIPE_ACCESS_DUPLEX, windows.PIPE_TYPE_MESSAGE|windows.PIPE_READMODE_MESSAGE,
+	other, err = windows.CreateNamedPipe(name, windows.PIPE_ACCESS_DUPLEX, windows.PIPE_TYPE_MESSAGE|windows.PIPE_READMODE_MESSAGE,
 		1, 4096, 4096, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = windows.CloseHandle(other) })
-	d, err := kextdev.Open(path)
+	hangUp = sync.OnceFunc(func() {
+		if err := windows.CloseHandle(other); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(hangUp)
+	d, err = kextdev.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.Close() })
-	return d, other
+	return d, other, hangUp
 }
 
 // A write goes through while a read waits, and the read gets what comes.
 func TestReadAndWriteAtOnce(t *testing.T) {
 	testutil.NoLeaks(t)
-	d, other := pipe(t)
+	d, other, _ := pipe(t)
 	read := make(chan string, 1)
 	go func() {
 		b := make([]byte, 16)
@@ -69,7 +74,7 @@ func TestReadAndWriteAtOnce(t *testing.T) {
 func TestCloseEndsCalls(t *testing.T) {
 	testutil.NoLeaks(t)
 	for range 20 {
-		d, _ := pipe(t)
+		d, _, _ := pipe(t)
 		errs := make(chan error, 8)
 		for range cap(errs) {
 			go func() {
@@ -104,11 +109,11 @@ func TestErrors(t *testing.T) {
 	if _, err := kextdev.Open("a\x00b"); err == nil {
 		t.Error("got no error for a name with a zero")
 	}
-	d, other := pipe(t)
+	d, _, hangUp := pipe(t)
 	if _, err := d.Control(0x9c40e000, nil, make([]byte, 4)); err == nil {
 		t.Error("got no error for a control code that a pipe does not know")
 	}
-	_ = windows.CloseHandle(other) // twice, see pipe
+	hangUp()
 	if _, err := d.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrClosed) {
 		t.Errorf("got %v; want what the system says about a broken pipe", err)
 	}

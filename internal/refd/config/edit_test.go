@@ -23,6 +23,8 @@ dns:
 
   packets: true
 
+split_tunnel: {engine: proxy}
+
 # the apps
 apps:
   # curl is good

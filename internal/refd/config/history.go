@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"path"
 	"path/filepath"
 	"time"
 )
@@ -15,13 +14,14 @@ type Recording struct {
 	Keep time.Duration `yaml:"keep"`
 	// MaxSize of the database, in MiB; the oldest connections go first.
 	MaxSize int `yaml:"max_size"`
-	// Exclude are the executables or scripts whose connections are not recorded: paths, or patterns as in path.Match.
+	// Exclude are the executables or scripts whose connections are not recorded: paths, or patterns as in filepath.Match.
+	// On Windows upper and lower case are the same.
 	Exclude []string `yaml:"exclude"`
 }
 
 func (r *Recording) check() (found []value) {
 	if r.Path != "" && !filepath.IsAbs(r.Path) {
-		found = append(found, bad("history.path", r.Path, "not an absolute path", "write it like /var/lib/weir/history.db"))
+		found = append(found, bad("history.path", r.Path, "not an absolute path", "write it like "+exampleDatabase))
 	}
 	if r.Keep != 0 && r.Keep < time.Minute {
 		found = append(found, bad("history.keep", r.Keep.String(), "too short", "use 1m or more, or 0 to keep all"))
@@ -30,8 +30,8 @@ func (r *Recording) check() (found []value) {
 		found = append(found, bad("history.max_size", fmt.Sprint(r.MaxSize), "too small", "use 4 or more"))
 	}
 	for i, pattern := range r.Exclude {
-		if _, err := path.Match(pattern, "/"); err != nil || pattern == "" {
-			found = append(found, bad(fmt.Sprintf("history.exclude[%d]", i), pattern, "not a path or a pattern of paths", "write it like /usr/bin/curl or /opt/app/*"))
+		if _, err := filepath.Match(pattern, ""); err != nil || pattern == "" {
+			found = append(found, bad(fmt.Sprintf("history.exclude[%d]", i), pattern, "not a path or a pattern of paths", "write it like "+examplePattern))
 		}
 	}
 	return found
@@ -42,8 +42,10 @@ func (r *Recording) Excludes(file string) bool {
 	if file == "" {
 		return false
 	}
+	file = foldPath(file)
 	for _, pattern := range r.Exclude {
-		if ok, err := path.Match(pattern, file); err == nil && ok || pattern == file {
+		pattern = foldPath(pattern)
+		if ok, err := filepath.Match(pattern, file); err == nil && ok || pattern == file {
 			return true
 		}
 	}

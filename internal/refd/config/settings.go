@@ -45,7 +45,7 @@ type about struct {
 //nolint:gochecknoglobals // a table that nobody writes
 var abouts = map[string]about{
 	"mode":               {"Mode", "observe computes and shows decisions and lets everything pass; enforce carries them out.", true, []string{"observe", "enforce"}},
-	"on_exit":            {"When refd ends", "closed leaves the rules in place, so that nothing new passes without refd; open removes them. In mode enforce.", true, []string{"closed", "open"}},
+	"on_exit":            {"When refd ends", "closed leaves the rules in place, so that nothing new passes without refd; open removes them. In mode enforce.", true, onExits()},
 	"permanent_verdicts": {"Permanent verdicts", "Lets the kernel handle the rest of a connection that was decided. Off costs speed.", false, nil},
 	"failed":             {"Failed connections", "How outbound connections that fail are answered: block tells the app at once, drop says nothing.", false, []string{"block", "drop"}},
 	"on_change":          {"Running connections that a new rule refuses", "cut ends them, leave lets them go on.", true, []string{"cut", "leave"}},
@@ -83,7 +83,7 @@ var abouts = map[string]about{
 	"netfilter.":               {"Packet filter", "", false, nil},
 
 	"split_tunnel.enabled":    {"Use the split tunnel", "Apps and rules that are split leave by an interface of their own. Off: all go the usual way.", true, nil},
-	"split_tunnel.engine":     {"Engine", "kroute routes in the kernel; proxy relays in refd; none is no split tunnel.", false, []string{"kroute", "proxy", "none"}},
+	"split_tunnel.engine":     {"Engine", "kroute routes in the kernel; proxy relays in refd; none is no split tunnel.", false, engines()},
 	"split_tunnel.table":      {"First routing table", "", false, nil},
 	"split_tunnel.priority":   {"Priority of routing rules", "", false, nil},
 	"split_tunnel.interfaces": {"Interfaces at once", "How many interfaces kroute can use.", false, nil},

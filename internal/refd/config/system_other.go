@@ -17,7 +17,13 @@ const (
 	defaultEngine  = SplitKroute
 	defaultListen4 = "127.0.0.17:719"
 	defaultListen6 = "[::1]:719"
+
+	exampleDatabase = "/var/lib/weir/history.db"
+	examplePattern  = "/usr/bin/curl or /opt/app/*"
 )
+
+// foldPath makes what names one file the same.
+func foldPath(path string) string { return path }
 
 func onExits() []string { return []string{string(Closed), string(Open)} }
 

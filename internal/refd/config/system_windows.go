@@ -28,9 +28,15 @@ const (
 	// splitPort is where the driver redirects split connections to.
 	splitPort = 719
 
+	exampleDatabase = `C:\ProgramData\weir\history.db`
+	examplePattern  = `C:\Windows\System32\curl.exe or C:\Apps\*\run.exe`
+
 	// pipes is where the names of pipes begin.
 	pipes = `\\.\pipe\`
 )
+
+// foldPath makes what names one file the same.
+func foldPath(path string) string { return strings.ToLower(path) }
 
 func onExits() []string { return []string{string(Open)} }
 

@@ -39,10 +39,14 @@ func readList(file string) ([]exception, error) {
 	return list, nil
 }
 
-// packages returns those to run: all with tests but the exceptions, which have to exist.
-func (r *runner) packages(ctx context.Context, list []exception) ([]string, error) {
-	cmd := r.command(ctx, "go", "list", "-f", `{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}`, "./...")
-	out, err := cmd.Output()
+// packages returns those to run: of the patterns, or of all if there are none, what has tests but the exceptions, which have to exist.
+func (r *runner) packages(ctx context.Context, list []exception, patterns []string) ([]string, error) {
+	all := len(patterns) == 0
+	if all {
+		patterns = []string{"./..."}
+	}
+	args := append([]string{"list", "-f", `{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}`}, patterns...)
+	out, err := r.command(ctx, "go", args...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("list the packages: %w", err)
 	}
@@ -61,7 +65,9 @@ func (r *runner) packages(ctx context.Context, list []exception) ([]string, erro
 		run = append(run, path)
 	}
 	for path := range left {
-		return nil, fmt.Errorf("%s: there is no such package: %s", listFile, path)
+		if all {
+			return nil, fmt.Errorf("%s: there is no such package: %s", listFile, path)
+		}
 	}
 	return run, nil
 }

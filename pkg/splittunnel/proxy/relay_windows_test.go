@@ -141,6 +141,50 @@ func TestWildcard(t *testing.T) {
 	}
 }
 
+// TestWildcardIPv6 is the same for IPv6. What is served goes on by its interface, which Wine refuses.
+func TestWildcardIPv6(t *testing.T) {
+	u := uplinks(t)
+	own := netip.MustParseAddr(u.Default.Addr6)
+	e, _ := startEngine(t, u.Default, nil)
+	p := splittunnel.Path{Family: netif.IPv6}
+	p.Interface.Index, p.Interface.Name, p.Source = u.Default.Index, u.Default.Name, own
+	if err := e.Use(t.Context(), []splittunnel.Path{p}); err != nil {
+		t.Fatal(err)
+	}
+	await := func(what string, so func(Stats) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(generous); !so(e.Server().Stats()); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: got %+v", what, e.Server().Stats())
+			}
+		}
+	}
+
+	nothing := func(netip.AddrPort) {}
+	c := redirected(t, "tcp", own, nothing)
+	if got, err := io.ReadAll(c); len(got) > 0 || err == nil && !winerig.UnderWine() {
+		t.Errorf("TCP without a request: got %q, %v; want it refused", got, err)
+	}
+	await("TCP without a request is not refused", func(s Stats) bool { return s.TCP.Refused == 1 })
+	c = redirected(t, "udp", own, nothing)
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	await("UDP without a request is not refused", func(s Stats) bool { return s.UDP.Refused == 1 })
+
+	c = redirected(t, "tcp", own, func(client netip.AddrPort) {
+		if _, err := e.Take(tuple(packet.TCP, client, u.Server6), p); err != nil {
+			t.Fatal(err)
+		}
+	})
+	got, err := io.ReadAll(c)
+	if winerig.UnderWine() {
+		await("TCP with a request is not served", func(s Stats) bool { return s.TCP.NoEgress == 1 && s.TCP.Refused == 1 })
+	} else if err != nil || netip.MustParseAddrPort(string(got)).Addr() != own {
+		t.Errorf("TCP: got %q, %v; want the server's answer to %v", got, err, own)
+	}
+}
+
 // TestOtherUplink: what is redirected on one interface leaves by the other.
 func TestOtherUplink(t *testing.T) {
 	u := uplinks(t)
