@@ -35,15 +35,16 @@ type Record struct {
 const MaxName = 253
 
 // CanonicalName returns a domain name in lower case and without the dot at its end: names are equal if these are (RFC 4343).
-// It is empty for the root, and for what is too long to be a name. It allocates only if there is something to change.
+// It is empty for the root, and for what is no name because it is too long or ends with an empty label. It allocates only if there is
+// something to change.
 func CanonicalName(s string) string {
 	if rooted(s) {
 		s = s[:len(s)-1]
 	}
-	if len(s) > MaxName {
+	if s = strings.ToLower(s); len(s) > MaxName || rooted(s) {
 		return ""
 	}
-	return strings.ToLower(s)
+	return s
 }
 
 // rooted reports whether a name ends with the dot of the root. A backslash makes a dot a part of a label (RFC 1035 section 5.1).
