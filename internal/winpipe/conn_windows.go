@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"os"
 	"time"
@@ -31,6 +33,33 @@ var _ net.Conn = (*Conn)(nil)
 
 func newConn(h windows.Handle, path string) *Conn {
 	return &Conn{File: os.NewFile(uintptr(h), path), handle: h, addr: Addr(path)}
+}
+
+// Read implements net.Conn.
+func (c *Conn) Read(b []byte) (int, error) {
+	n, err := c.File.Read(b)
+	return n, c.opError("read", err)
+}
+
+// Write implements net.Conn.
+func (c *Conn) Write(b []byte) (int, error) {
+	n, err := c.File.Write(b)
+	return n, c.opError("write", err)
+}
+
+// opError makes the error of a file one of a connection: net/http aborts what it reads ahead by a deadline, and takes any error but a
+// net.Error for the end of the connection and of the request that it is serving.
+func (c *Conn) opError(op string, err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	if inner := (*fs.PathError)(nil); errors.As(err, &inner) {
+		err = inner.Err
+	}
+	if errors.Is(err, os.ErrClosed) {
+		err = net.ErrClosed
+	}
+	return &net.OpError{Op: op, Net: c.addr.Network(), Addr: c.addr, Err: err}
 }
 
 // LocalAddr implements net.Conn.
