@@ -230,6 +230,9 @@ func (d *Daemon) moved(context.Context) func(packet.Tuple) {
 
 // followHolders looks again whose connections are after their processes changed, until ctx is done.
 func (d *Daemon) followHolders(ctx context.Context, told bool) { //nolint:revive // told chooses the source of news, for good
+	if _, ok := any(d.processes).(firewall.HolderFinder); !ok {
+		return // Windows: a process runs one program as long as it lives, and the driver says whose a connection is
+	}
 	pause := sweepPause
 	if told {
 		pause = reassignPause

@@ -61,7 +61,7 @@ func (c *Conn) WithFigures(state *Snapshot) Snapshot {
 	s.Packets = c.packets.Load()
 	s.ReceivedBytes, s.SentBytes = c.Usage()
 	if s.Live() {
-		s.ReceivedRate, s.SentRate = c.usage.rates(time.Now())
+		s.ReceivedRate, s.SentRate = c.Rates()
 	}
 	return s
 }

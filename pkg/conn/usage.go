@@ -82,10 +82,12 @@ func (u *usage) noteLocked(now time.Time, figures transferred) {
 	u.since, u.then = now, figures
 }
 
-func (u *usage) rates(now time.Time) (received, sent uint64) {
+// Rates returns how many bytes a second are transferred, as in a Snapshot. Of a connection that has ended they are of no use.
+func (c *Conn) Rates() (received, sent uint64) {
+	u := &c.usage
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if now.Sub(u.since) > rateLasts {
+	if time.Since(u.since) > rateLasts {
 		return 0, 0
 	}
 	return u.rate.received, u.rate.sent

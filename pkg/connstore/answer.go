@@ -16,6 +16,9 @@ type Sums struct {
 	// ReceivedBytes and SentBytes is what they transferred so far.
 	ReceivedBytes uint64 `json:"receivedBytes"`
 	SentBytes     uint64 `json:"sentBytes"`
+	// ReceivedRate and SentRate are what those that live transfer, in bytes a second; see conn.Snapshot.
+	ReceivedRate uint64 `json:"receivedRate,omitempty"`
+	SentRate     uint64 `json:"sentRate,omitempty"`
 }
 
 // Allowed counts those that get somewhere: they are accepted or rerouted.

@@ -22,6 +22,9 @@ func (f *found) row(ref int) Row {
 	}
 	r.LastSeen = Stamp(f.c.LastSeen())
 	r.ReceivedBytes, r.SentBytes = f.c.Usage()
+	if s.Live() {
+		r.ReceivedRate, r.SentRate = f.c.Rates()
+	}
 	return r
 }
 

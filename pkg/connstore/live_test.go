@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weirfw/weir/pkg/conn"
@@ -337,4 +338,22 @@ func TestConcurrency(t *testing.T) {
 	if n := int64(l.Len()) + told.Load(); n != added.Load() {
 		t.Errorf("got %d live and %d ended; want %d", l.Len(), told.Load(), added.Load())
 	}
+}
+
+// Live rates of an app are those of its connections that live.
+func TestRatesOfGroups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := connstore.NewLive(connstore.Config{})
+		for n := range 3 {
+			c := add(t, l, key(n+1), verdict.Accept, epoch())
+			c.AddUsage(1000, 100)
+			time.Sleep(time.Second)
+			c.AddUsage(500, 50)
+		}
+		l.End(key(3), after(time.Minute))
+		p := l.Query(connstore.Query{GroupBy: connstore.ByApp, Limit: 10})
+		if len(p.Groups) != 1 || p.Groups[0].ReceivedRate != 1000 || p.Groups[0].SentRate != 100 || p.ReceivedRate != 1000 {
+			t.Errorf("got %+v; want two that receive 500 bytes a second each and send 50", p)
+		}
+	})
 }

@@ -17,6 +17,8 @@ type Row struct {
 	// Started and LastSeen are in nanoseconds since 1970, 0 if unknown.
 	Started, LastSeen        int64
 	ReceivedBytes, SentBytes uint64
+	// ReceivedRate and SentRate are in bytes a second, 0 of what has ended.
+	ReceivedRate, SentRate uint64
 }
 
 // Tally makes the answer to a query out of the rows that it selects. It is what stores have in common, and only matters to somebody
@@ -35,6 +37,8 @@ type sums struct {
 	n              [verdict.NumVerdicts]int
 	total          int
 	received, sent uint64
+	// receivedRate and sentRate are in bytes a second
+	receivedRate, sentRate uint64
 }
 
 type group struct {
@@ -110,6 +114,8 @@ func (s *sums) add(r *Row) {
 	s.total++
 	s.received += r.ReceivedBytes
 	s.sent += r.SentBytes
+	s.receivedRate += r.ReceivedRate
+	s.sentRate += r.SentRate
 }
 
 // Page returns the rows of the page, in order, and the rest of the answer, whose Connections are for the store to append. It ends the
@@ -173,7 +179,10 @@ func (t *Tally) points() []Point {
 }
 
 func (s *sums) public() Sums {
-	out := Sums{Total: s.total, ByVerdict: map[verdict.Verdict]int{}, ReceivedBytes: s.received, SentBytes: s.sent}
+	out := Sums{
+		Total: s.total, ByVerdict: map[verdict.Verdict]int{}, ReceivedBytes: s.received, SentBytes: s.sent,
+		ReceivedRate: s.receivedRate, SentRate: s.sentRate,
+	}
 	for v, n := range s.n {
 		if n > 0 {
 			out.ByVerdict[verdict.Verdict(v)] = n
