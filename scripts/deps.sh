@@ -13,6 +13,7 @@ needs=(
 	dbus-daemon:dbus-daemon groff:groff-base # desktop notifications; the manual page
 	python3:python3 # programs of tests, and the benchmarks' harness
 	gcc:gcc # the race detector needs cgo
+	wine:wine wineserver:wine x86_64-w64-mingw32-gcc:gcc-mingw-w64-x86-64-win32 # the Windows build, and programs that Wine runs
 )
 
 missing=()
