@@ -22,7 +22,7 @@ cleanup() {
 	rm -rf "$work"
 }
 trap cleanup EXIT
-CGO_ENABLED=0 "${GO:-go}" build -o "$work/refd" ./cmd/refd
+if [[ -n ${REFD:-} ]]; then cp "$REFD" "$work/refd"; else CGO_ENABLED=0 "${GO:-go}" build -o "$work/refd" ./cmd/refd; fi
 ip netns add "$a"
 ip netns add "$b"
 ip -n "$a" link add eth0 type veth peer name eth0 netns "$b"

@@ -19,7 +19,7 @@ type Feature uint8
 const (
 	// FeatureProcesses follows exec, fork and exit.
 	FeatureProcesses Feature = iota
-	// FeatureSockets notes who makes and closes sockets.
+	// FeatureSockets notes who makes, connects and closes datagram sockets.
 	FeatureSockets
 	// FeatureTCP notes who connects.
 	FeatureTCP

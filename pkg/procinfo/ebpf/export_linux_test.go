@@ -12,6 +12,7 @@ import (
 // RunTime is how long the programs that programs pay for have run, by the kernel's own count: those for sockets and packets, and not those
 // that follow processes.
 func (t *Tracker) RunTime() (sum time.Duration, err error) {
+	seen := map[ebpf.ProgramID]bool{}
 	for _, a := range t.attached {
 		l, ok := a.(link.Link)
 		if !ok {
@@ -21,6 +22,10 @@ func (t *Tracker) RunTime() (sum time.Duration, err error) {
 		if err != nil {
 			return 0, err
 		}
+		if seen[info.Program] { // attached for both families
+			continue
+		}
+		seen[info.Program] = true
 		p, err := ebpf.NewProgramFromID(info.Program)
 		if err != nil {
 			return 0, err

@@ -22,8 +22,8 @@ import (
 //nolint:gochecknoglobals // a table that nobody writes
 var programsOf = [numFeatures][]string{
 	FeatureProcesses:    {attrProgOnExec, attrProgOnFork, attrProgOnExit},
-	FeatureSockets:      {attrProgSockCreate, attrProgSockRelease},
-	FeatureTCP:          {attrProgConnect4, attrProgConnect6, attrProgTcpConnect},
+	FeatureSockets:      {attrProgSockCreate, attrProgSockRelease, attrProgConnect4, attrProgConnect6},
+	FeatureTCP:          {attrProgTcpConnect},
 	FeatureUDP:          {attrProgSendmsg4, attrProgSendmsg6},
 	FeatureConnectedUDP: {attrProgLocalOut},
 	FeatureForwarded:    {attrProgForeignOut},

@@ -2,7 +2,7 @@
 /* Who owns a connection, told by the kernel when it is made, without kprobes, fentry and LSM hooks, which many kernels refuse.
  *
  *   tuples  addresses and ports  -> owner    what a firewall asks for
- *   socks   socket cookie        -> owner    who made, connected or used a socket last
+ *   socks   socket cookie        -> owner    who made, connected or used a datagram socket last
  *   procs   process              -> state    which image it runs, whether it has ended
  *   images  image                -> path, working directory, arguments: they outlive the process
  *   usage   addresses and ports  -> bytes since user space took the entry away
@@ -158,9 +158,11 @@ static __always_inline void keep(const struct tuple *t, struct owner *o)
 		if (same_socket && old->uid == o->uid && (!(old->flags & FLAG_SHARED) || !late))
 			return;
 	} else {
-		struct owner *sock = same_socket ? old : bpf_map_lookup_elem(&socks, &old->cookie);
-		if (sock && !(sock->flags & FLAG_CLOSED) && !late && t->proto != IPPROTO_TCP)
-			o->flags |= FLAG_SHARED;
+		if (t->proto != IPPROTO_TCP && !late) {
+			struct owner *sock = same_socket ? old : bpf_map_lookup_elem(&socks, &old->cookie);
+			if (sock && !(sock->flags & FLAG_CLOSED))
+				o->flags |= FLAG_SHARED;
+		}
 		if (same_socket && !t->foreign)
 			tell(EVENT_MOVED, o->pid, o->start, t);
 	}
@@ -170,7 +172,7 @@ static __always_inline void keep(const struct tuple *t, struct owner *o)
 SEC("cgroup/sock_create") int sock_create(struct bpf_sock *c)
 {
 	struct owner o;
-	if ((c->type != SOCK_STREAM && c->type != SOCK_DGRAM) || !who(&o, bpf_get_socket_cookie(c)))
+	if (c->type != SOCK_DGRAM || !who(&o, bpf_get_socket_cookie(c)))
 		return 1;
 	o.foreign = is_foreign(bpf_get_netns_cookie(c));
 	bpf_map_update_elem(&socks, &o.cookie, &o, BPF_ANY);
@@ -179,6 +181,8 @@ SEC("cgroup/sock_create") int sock_create(struct bpf_sock *c)
 
 SEC("cgroup/sock_release") int sock_release(struct bpf_sock *c)
 {
+	if (c->type != SOCK_DGRAM)
+		return 1;
 	__u64 cookie = bpf_get_socket_cookie(c);
 	struct owner *o = bpf_map_lookup_elem(&socks, &cookie);
 	if (o)
@@ -186,10 +190,11 @@ SEC("cgroup/sock_release") int sock_release(struct bpf_sock *c)
 	return 1;
 }
 
+/* Whose a TCP connection is, is noted with its port: tcp_connect. */
 static __always_inline int connects(struct bpf_sock_addr *c)
 {
 	struct owner o;
-	if (!who(&o, bpf_get_socket_cookie(c)))
+	if (c->type != SOCK_DGRAM || !who(&o, bpf_get_socket_cookie(c)))
 		return 1;
 	o.foreign = is_foreign(bpf_get_netns_cookie(c));
 	bpf_map_update_elem(&socks, &o.cookie, &o, BPF_ANY);
