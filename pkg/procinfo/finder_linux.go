@@ -174,30 +174,37 @@ func (f *Finder) Find(ctx context.Context, info *packet.Info, direction packet.D
 			return p, nil
 		}
 	}
-	return f.holder(ctx, info, direction)
-}
-
-// Holder is Find without Config.First: it returns the process that the socket of the connection belongs to now, whoever made it. The
-// process of a connection that goes on may be another by then, or run another program.
-func (f *Finder) Holder(ctx context.Context, info *packet.Info, direction packet.Direction) (*conn.Process, error) {
-	f.counters.lookups.Add(1)
-	return f.holder(ctx, info, direction)
-}
-
-func (f *Finder) holder(ctx context.Context, info *packet.Info, direction packet.Direction) (*conn.Process, error) {
-	f.life.RLock()
-	defer f.life.RUnlock()
-	if f.closed {
-		return nil, ErrClosed
-	}
-	sc := f.scratch()
-	defer f.putScratch(sc)
-	p, method, err := f.find(ctx, info, direction, sc)
-	if err != nil {
+	p, method, err := f.holder(ctx, info, direction)
+	switch {
+	case errors.Is(err, ErrClosed):
+		return nil, err
+	case err != nil:
 		return nil, f.countError(err)
 	}
 	f.counters.found[method].Add(1)
 	return p, nil
+}
+
+// Holder is Find without Config.First: it returns the process that the socket of the connection belongs to now, whoever made it. The
+// process of a connection that goes on may be another by then, or run another program. Stats do not count it: of connections whose
+// programs have ended, which is when somebody asks, it mostly knows nothing.
+func (f *Finder) Holder(ctx context.Context, info *packet.Info, direction packet.Direction) (*conn.Process, error) {
+	p, _, err := f.holder(ctx, info, direction)
+	if err != nil && !errors.Is(err, ErrUnknown) && !errors.Is(err, ErrClosed) {
+		return nil, fmt.Errorf("procinfo: holder: %w", err)
+	}
+	return p, err
+}
+
+func (f *Finder) holder(ctx context.Context, info *packet.Info, direction packet.Direction) (*conn.Process, Method, error) {
+	f.life.RLock()
+	defer f.life.RUnlock()
+	if f.closed {
+		return nil, 0, ErrClosed
+	}
+	sc := f.scratch()
+	defer f.putScratch(sc)
+	return f.find(ctx, info, direction, sc)
 }
 
 // FindQuick is Find for threads that must not be held up: it takes some ten
