@@ -349,7 +349,7 @@ func (f *Firewall) ReportUsage(us []intercept.Usage) {
 		}
 		f.transferred(c, u)
 	}
-	if len(us) > 0 && us[0].Kind == intercept.UsageDelta {
+	if len(us) == 0 || us[0].Kind == intercept.UsageDelta {
 		f.meter.told(now)
 	}
 }

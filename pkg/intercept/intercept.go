@@ -117,6 +117,8 @@ type Meter interface {
 // connections. Sources that have them call it from any goroutine; it must not
 // block or keep the slice.
 type Traffic interface {
+	// ReportUsage gets figures of one kind. Those who report deltas report an empty list, too, when nothing was transferred: whoever
+	// keeps figures need not look for them elsewhere then.
 	ReportUsage(u []Usage)
 	ReportEnd(e End)
 }

@@ -148,9 +148,7 @@ func (r *usageReader) report(to intercept.Traffic) error {
 				Tuple: tupleOf(&r.keys[i]), ReceivedBytes: r.values[i].Received, SentBytes: r.values[i].Sent,
 			})
 		}
-		if n > 0 {
-			to.ReportUsage(r.out)
-		}
+		to.ReportUsage(r.out) // also that there is nothing
 		switch {
 		case errors.Is(err, ebpf.ErrKeyNotExist):
 			return nil
