@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests, all packages or those given, and prints a summary; the last line counts.
+# Runs the tests, all packages, some of them also as Windows programs under Wine, or those given, and prints a summary; the last line counts.
 # As root nothing may be skipped that root makes possible (WEIR_CI=1, see internal/testutil).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,9 +22,30 @@ tests() {
 	mapfile -t again < <("$go" list -f '{{$d := .Dir}}{{range .TestGoFiles}}{{$d}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$d}}/{{.}}{{"\n"}}{{end}}' "$@" |
 		xargs -r grep -lE '^func Test[A-Za-z0-9_]*(Alloc|Memory)' | xargs -r -n 1 dirname | sort -u)
 	((${#again[@]} == 0)) || CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -trimpath" "$go" test -json -vet=off -run 'Alloc|Memory' "${again[@]}" || failed=1
+	if [[ -n $with_windows ]]; then
+		windows || failed=1
+	fi
 	return $failed
 }
+# What is only Windows', under Wine; `make test-windows` runs all packages. As root Wine is installed if it is missing, and missing all
+# the same it is a failed test.
+windows() {
+	local outcome=skip why
+	if [[ $(uname -m) != x86_64 ]]; then
+		why="Wine runs the programs of its own processor, and the rig is for x86-64"
+	elif scripts/wine-rig.sh >/dev/null; then
+		scripts/test-windows.sh --core
+		return
+	else
+		why="no Wine and mingw-w64: sudo scripts/wine-rig.sh says what is missing, and installs it"
+		[[ -z ${WEIR_CI-} ]] || outcome=fail
+	fi
+	printf '{"Action":"%s","Package":"windows","Test":"WineRig","Output":"%s\\n"}\n' output "$why" "$outcome" ""
+	[[ $outcome == skip ]]
+}
 status=0
+with_windows=
+(($#)) || with_windows=1
 # The raw events stay in bin/test.json for a closer look.
 tests "${@:-./...}" 2>&1 | tee bin/test.json | bin/testsum || status=$?
 if ((EUID != 0)); then
