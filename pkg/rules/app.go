@@ -51,7 +51,7 @@ func (m *appMatch) failing(p *conn.Process) string {
 // failingSelf is failing without regard to ancestors, other than those that Parent asks for.
 func (m *appMatch) failingSelf(p *conn.Process) string {
 	switch {
-	case m.path != nil && !m.path.match(p.Path):
+	case m.path != nil && !m.matchPath(p.Path):
 		return "path"
 	case m.script != nil && !m.script.match(p.Script):
 		return "script"
@@ -69,6 +69,18 @@ func (m *appMatch) failingSelf(p *conn.Process) string {
 		return "parent"
 	}
 	return ""
+}
+
+// deleted is what the kernel appends to the path of an executable that is not in its place any more (proc_pid_exe(5)). A program can bring
+// that about by itself: the rules for its path hold all the same.
+const deleted = " (deleted)"
+
+func (m *appMatch) matchPath(path string) bool {
+	if m.path.match(path) {
+		return true
+	}
+	placed, ok := strings.CutSuffix(path, deleted)
+	return ok && m.path.match(placed)
 }
 
 func (m *appMatch) matchAncestor(p *conn.Process) bool {
@@ -161,7 +173,11 @@ func (t *appTable) find(p *conn.Process, f func(n int32)) {
 			}
 		}
 	}
-	eachKey(t.byPath, p.Path, try)
+	placed, gone := strings.CutSuffix(p.Path, deleted)
+	eachKey(t.byPath, placed, try)
+	if gone {
+		try(t.byPath[p.Path]) // that may be its name
+	}
 	eachKey(t.byScript, p.Script, try)
 	try(t.rest)
 }

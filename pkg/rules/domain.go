@@ -78,6 +78,16 @@ func checkLabel(label string) string {
 	return ""
 }
 
+// ExactName returns how a rule writes a name in Remote so that it means that name and nothing else: a name without a dot would be a
+// scope, and stars and dots at its beginning stand for others. ok is false for what no rule can name.
+func ExactName(name string) (entry string, ok bool) {
+	name = canonicalName(name)
+	if checkName(name) != "" {
+		return "", false
+	}
+	return name + ".", true
+}
+
 // canonicalName returns a name of a connection the way keys are written. It
 // allocates only if there is something to change.
 func canonicalName(s string) string {

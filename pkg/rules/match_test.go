@@ -80,6 +80,34 @@ func TestRemote(t *testing.T) {
 	}
 }
 
+// A program that removes its own executable is the same program: the kernel's mark does not take it out of its rules.
+func TestDeletedExecutable(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		rule, path string
+		want       bool
+	}{
+		{"/tmp/tool", "/tmp/tool (deleted)", true},
+		{"/tmp/*", "/tmp/tool (deleted)", true},
+		{"/tmp/tool (deleted)", "/tmp/tool (deleted)", true}, // it may be called that
+		{"/tmp/tool (deleted)", "/tmp/tool", false},
+		{"/tmp/tool", "/tmp/tool (deleted) (deleted)", false},
+		{"/tmp/other", "/tmp/tool (deleted)", false},
+	} {
+		s := exampleConnection("192.0.2.1:80")
+		s.Process = process(tt.path)
+		if got := matches(t, rules.Rule{App: rules.AppMatch{Path: tt.rule}}, s); got != tt.want {
+			t.Errorf("rule %q, path %q: got %v; want %v", tt.rule, tt.path, got, tt.want)
+		}
+		set := compile(t, rules.Config{Apps: []rules.AppProfile{{
+			ID: "p", Match: []rules.AppMatch{{Path: tt.rule}}, Rules: []rules.Rule{{ID: "r", Action: rules.Allow}},
+		}}})
+		if got := set.Decide(s).Rule != nil; got != tt.want {
+			t.Errorf("profile of %q, path %q: got %v; want %v", tt.rule, tt.path, got, tt.want)
+		}
+	}
+}
+
 // TestKnownScope has an attached network that only the system knows of.
 func TestKnownScope(t *testing.T) {
 	t.Parallel()
