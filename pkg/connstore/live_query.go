@@ -38,7 +38,7 @@ func (f *found) snapshot() conn.Snapshot {
 // Query answers q. A connection that ends meanwhile is in the answer once. What Validate would refuse counts as its zero value.
 func (l *Live) Query(q Query) Page {
 	t := NewTally(&q)
-	all := l.collect(&q)
+	all := l.collect(newMatcher(&q))
 	for i := range all {
 		r, group := all[i].row(i), 0
 		if q.GroupBy != NoField {
@@ -54,7 +54,7 @@ func (l *Live) Query(q Query) Page {
 }
 
 // collect returns what q selects, in no order.
-func (l *Live) collect(q *Query) (all []found) {
+func (l *Live) collect(q *matcher) (all []found) {
 	if q.Kind != OnlyQueries {
 		all = l.collectConns(q)
 	}
@@ -64,14 +64,14 @@ func (l *Live) collect(q *Query) (all []found) {
 	return all
 }
 
-func (l *Live) collectConns(q *Query) []found {
+func (l *Live) collectConns(q *matcher) []found {
 	var all []found
 	l.endedMu.Lock()
 	before := l.total
 	l.endedMu.Unlock()
 	if q.Life != OnlyEnded {
 		l.Range(func(c *conn.Conn) bool {
-			if s := c.State(); q.Matches(s) {
+			if s := c.State(); q.matches(s) {
 				all = append(all, found{c, s})
 			}
 			return true
@@ -91,7 +91,7 @@ func (l *Live) collectConns(q *Query) []found {
 		all = slices.DeleteFunc(all, func(f found) bool { return ended[f.s.ID] })
 	}
 	for _, s := range l.ended {
-		if q.Matches(s) {
+		if q.matches(s) {
 			all = append(all, found{s: s})
 		}
 	}

@@ -18,6 +18,34 @@ func (q *Query) Matches(s *conn.Snapshot) bool {
 		q.matchesExactly(s)
 }
 
+// matcher is a Query for many connections: its numbers are a set.
+type matcher struct {
+	Query
+
+	ids map[conn.ID]struct{}
+}
+
+func newMatcher(q *Query) *matcher {
+	m := &matcher{Query: *q}
+	if len(q.IDs) > 0 {
+		m.IDs, m.ids = nil, make(map[conn.ID]struct{}, len(q.IDs))
+		for _, id := range q.IDs {
+			m.ids[id] = struct{}{}
+		}
+	}
+	return m
+}
+
+// matches is Query.Matches.
+func (m *matcher) matches(s *conn.Snapshot) bool {
+	if m.ids != nil {
+		if _, ok := m.ids[s.ID]; !ok {
+			return false
+		}
+	}
+	return m.Matches(s)
+}
+
 func (q *Query) matchesKind(s *conn.Snapshot) bool {
 	return (len(q.IDs) == 0 || slices.Contains(q.IDs, s.ID)) &&
 		(len(q.Verdicts) == 0 || slices.Contains(q.Verdicts, s.Decision.Verdict)) &&

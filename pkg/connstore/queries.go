@@ -63,12 +63,12 @@ func (r *queryRing) replaceLocked(s *conn.Snapshot) {
 }
 
 // collect appends what q selects.
-func (r *queryRing) collect(q *Query, all []found) []found {
+func (r *queryRing) collect(q *matcher, all []found) []found {
 	r.mu.Lock()
 	list := slices.Clone(r.ring)
 	r.mu.Unlock()
 	for _, s := range list {
-		if q.Matches(s) {
+		if q.matches(s) {
 			all = append(all, found{s: s})
 		}
 	}

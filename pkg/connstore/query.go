@@ -64,7 +64,10 @@ const MaxPoints = 2000
 // ErrQuery is wrapped by errors about a query that asks for what does not exist.
 var ErrQuery = errors.New("connstore: bad query")
 
-// Validate says what a store could not answer. The error wraps ErrQuery.
+// MaxValues is how many values a list of a Query may have.
+const MaxValues = 1000
+
+// Validate says what a store could not answer, or not in a reasonable time. The error wraps ErrQuery.
 func (q *Query) Validate() error {
 	switch {
 	case q.Order >= Order(len(orderNames)):
@@ -83,6 +86,8 @@ func (q *Query) Validate() error {
 		return fmt.Errorf("%w: steps of %v: a second at least", ErrQuery, q.Every)
 	case q.Offset < 0 || q.Limit < 0:
 		return fmt.Errorf("%w: offset %d, limit %d: not below 0", ErrQuery, q.Offset, q.Limit)
+	case len(q.IDs) > MaxValues || len(q.Verdicts) > MaxValues || len(q.Protocols) > MaxValues:
+		return fmt.Errorf("%w: %d at most of each of ids, verdicts and protocols", ErrQuery, MaxValues)
 	}
 	for f := range q.Exactly {
 		if f == NoField || f >= Field(len(fieldNames)) {

@@ -195,3 +195,20 @@ func ExampleLive_Query() {
 	// 3 198.51.0.2:443 live: false
 	// 1 198.51.0.0:443 live: true
 }
+
+// Lists have an end: looking for a million numbers would take a store's time from others.
+func TestListsAreBounded(t *testing.T) {
+	for what, fill := range map[string]func(q *connstore.Query, n int){
+		"ids":       func(q *connstore.Query, n int) { q.IDs = make([]conn.ID, n) },
+		"verdicts":  func(q *connstore.Query, n int) { q.Verdicts = make([]verdict.Verdict, n) },
+		"protocols": func(q *connstore.Query, n int) { q.Protocols = make([]packet.Protocol, n) },
+	} {
+		var q connstore.Query
+		if fill(&q, connstore.MaxValues); q.Validate() != nil {
+			t.Errorf("%s: got %v for %d", what, q.Validate(), connstore.MaxValues)
+		}
+		if fill(&q, connstore.MaxValues+1); !errors.Is(q.Validate(), connstore.ErrQuery) {
+			t.Errorf("%s: got %v; want ErrQuery", what, q.Validate())
+		}
+	}
+}

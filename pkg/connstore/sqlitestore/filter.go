@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/verdict"
@@ -25,6 +26,8 @@ type filter struct {
 		apps, names, reasons set
 		address              string
 	}
+	// ids are the numbers of the query; nil is all.
+	ids map[conn.ID]struct{}
 	// exactly has the fields that are in the row itself.
 	exactly map[connstore.Field]string
 	remote  netip.Addr
@@ -62,6 +65,12 @@ func choose[T comparable](d *dim[T], is func(T) bool) set {
 
 func newFilter(q *connstore.Query, d *dims) *filter {
 	f := &filter{q: q, since: connstore.Stamp(q.Since), until: connstore.Stamp(q.Until), exactly: map[connstore.Field]string{}}
+	if len(q.IDs) > 0 {
+		f.ids = make(map[conn.ID]struct{}, len(q.IDs))
+		for _, id := range q.IDs {
+			f.ids[id] = struct{}{}
+		}
+	}
 	has := func(part string) func(string) bool {
 		part = strings.ToLower(part)
 		return func(s string) bool { return strings.Contains(strings.ToLower(s), part) }
@@ -134,14 +143,16 @@ func (f *filter) matches(r *row) bool {
 
 func (f *filter) matchesKind(r *row) bool {
 	q := f.q
+	if _, wanted := f.ids[r.id]; f.ids != nil && !wanted {
+		return false
+	}
 	return (q.Since.IsZero() || r.started >= f.since) && (q.Until.IsZero() || r.started < f.until) &&
 		(len(q.Verdicts) == 0 || slices.Contains(q.Verdicts, r.verdict)) &&
 		(len(q.Protocols) == 0 || slices.Contains(q.Protocols, r.protocol)) &&
 		(q.Kind == connstore.ConnectionsAndQueries || (q.Kind == connstore.OnlyQueries) == r.query) &&
 		(q.Direction == connstore.AnyDirection || (q.Direction == connstore.OnlyInbound) == (r.direction == packet.Inbound)) &&
 		(q.Life == connstore.LiveAndEnded || (q.Life == connstore.OnlyEnded) == r.ended) &&
-		(q.PID == 0 || int(r.pid) == q.PID) &&
-		(len(q.IDs) == 0 || slices.Contains(q.IDs, r.id))
+		(q.PID == 0 || int(r.pid) == q.PID)
 }
 
 func (f *filter) matchesRemote(r *row) bool {

@@ -19,27 +19,51 @@ func (s *Store) Prune(ctx context.Context, old time.Time, maxSize int64) (remove
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	for {
-		step, err := s.surplus(ctx, old, maxSize)
-		if err != nil || step == 0 {
+		n, err := s.pruneOnce(ctx, old, maxSize)
+		removed += n
+		if err != nil || n == 0 {
 			return removed, err
 		}
-		n, err := s.removeOldest(ctx, step)
-		removed += n
-		if err != nil {
-			return removed, fmt.Errorf("remove old connections: %w", classified(err))
-		}
-		if err := s.tidy(ctx); err != nil {
-			return removed, fmt.Errorf("remove what no connection has any more: %w", classified(err))
-		}
 	}
+}
+
+// pruneSome does a step of Prune. It returns 0 if there is no more to do.
+func (s *Store) pruneSome(ctx context.Context, old time.Time, maxSize int64) (removed int, err error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.pruneOnce(ctx, old, maxSize)
+}
+
+// pruneOnce is pruneSome with writing held.
+func (s *Store) pruneOnce(ctx context.Context, old time.Time, maxSize int64) (removed int, err error) {
+	step, err := s.surplus(ctx, old, maxSize)
+	if err != nil || step == 0 {
+		return 0, err
+	}
+	if removed, err = s.removeOldest(ctx, step); err != nil {
+		return removed, fmt.Errorf("remove old connections: %w", classified(err))
+	}
+	if err := s.tidy(ctx); err != nil {
+		return removed, fmt.Errorf("remove what no connection has any more: %w", classified(err))
+	}
+	return removed, nil
 }
 
 // surplus returns how many rows have to go, a step's worth at most.
 func (s *Store) surplus(ctx context.Context, old time.Time, maxSize int64) (int, error) {
 	s.mu.RLock()
 	n, count := 0, s.index.n
-	for !old.IsZero() && n < min(count, pruneStep) && s.index.at(n).started < old.UnixNano() {
-		n++
+	if !old.IsZero() {
+		// numbers are in the order of starts: what is before an old one is as old, whatever the clock said then
+		n = count
+		s.index.backwards(func(r *row) bool {
+			if r.started < old.UnixNano() {
+				return false
+			}
+			n--
+			return true
+		})
+		n = min(n, pruneStep)
 	}
 	s.mu.RUnlock()
 	if n > 0 || maxSize <= 0 || count == 0 {

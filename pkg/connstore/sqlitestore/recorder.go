@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -227,10 +228,14 @@ func (r *Recorder) pause() {
 func (r *Recorder) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()
-	s := r.store.Load()
-	if s == nil {
-		return nil
+	if err := r.open(ctx); err != nil {
+		r.mu.Lock()
+		r.lost += uint64(len(r.changed))
+		r.mu.Unlock()
+		r.report(err)
+		return nil // documented: it is reported, not returned
 	}
+	s := r.store.Load()
 	r.noteUsage()
 	err := r.flush(ctx, s)
 	r.store.Store(nil)
@@ -249,7 +254,9 @@ func (r *Recorder) work(ctx context.Context) error {
 		if r.cfg.Keep > 0 {
 			old = time.Now().Add(-r.cfg.Keep)
 		}
-		if _, err = s.Prune(ctx, old, r.cfg.MaxSize); err == nil {
+		// one step a round: what comes meanwhile is written between two
+		var removed int
+		if removed, err = s.pruneSome(ctx, old, r.cfg.MaxSize); err == nil && removed == 0 {
 			r.written, r.pruned = 0, time.Now()
 		}
 	}
@@ -285,6 +292,14 @@ func (r *Recorder) open(ctx context.Context) error {
 
 func (r *Recorder) moveAside() error {
 	aside := r.cfg.Path + ".broken"
+	for n := 2; ; n++ { // an older one is somebody's to look at
+		if _, err := os.Lstat(aside); errors.Is(err, os.ErrNotExist) {
+			break
+		} else if err != nil {
+			return fmt.Errorf("move a broken database aside: %w", err)
+		}
+		aside = r.cfg.Path + ".broken." + strconv.Itoa(n)
+	}
 	for _, suffix := range []string{"-wal", "-shm", ""} {
 		if err := os.Rename(r.cfg.Path+suffix, aside+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("move a broken database aside: %w", err)

@@ -224,6 +224,41 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// A database that was broken before is somebody's to look at: the next one does not take its place.
+func TestBrokenAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	const broken = "I was something else before, and long enough to be read as a header of a database. 0123456789"
+	for name, text := range map[string]string{path: broken, path + ".broken": "older"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := record(t, path, nil)
+	eventually(t, "it is moved aside", func() bool { return r.Condition().Aside == path+".broken.2" })
+	for name, want := range map[string]string{path + ".broken": "older", path + ".broken.2": broken} {
+		if b, err := os.ReadFile(name); err != nil || string(b) != want {
+			t.Errorf("%s: got %q, %v; want %q", name, b, err, want)
+		}
+	}
+}
+
+// What could not be written when it ends is told.
+func TestStopWithoutADatabase(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := record(t, filepath.Join(dir, "history.db"), nil)
+	r.begin(1, "/bin/a")
+	r.begin(2, "/bin/a")
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+	if c := r.Condition(); c.Lost != 2 || c.Err == nil {
+		t.Errorf("got %+v; want two lost", c)
+	}
+}
+
 // Where nothing can be written, as much as there is room for waits, and the rest is counted.
 func TestLost(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "file")

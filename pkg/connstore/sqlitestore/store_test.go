@@ -250,6 +250,24 @@ func TestPruneByAge(t *testing.T) {
 	}
 }
 
+// A row of a time when the clock was wrong does not keep the others.
+func TestPruneBehindARowOfTheFuture(t *testing.T) {
+	s := open(t, database(t))
+	all := connstoretest.Sample(1000, 5)
+	all[0].Started = time.Now().AddDate(50, 0, 0)
+	old := all[900].Started
+	want := 0
+	for i := range all {
+		if i == 0 || all[i].Started.Before(old) {
+			want++
+		}
+	}
+	write(t, s, all)
+	if removed, err := s.Prune(t.Context(), old, 0); removed != want || err != nil {
+		t.Errorf("got %d removed, %v; want %d", removed, err, want)
+	}
+}
+
 func TestPruneBySize(t *testing.T) {
 	path := database(t)
 	s := open(t, path)
