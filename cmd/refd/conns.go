@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
 	"github.com/weirfw/weir/pkg/verdict"
@@ -43,7 +45,7 @@ func (c *connsCmd) Run(a *app) error {
 	if c.History {
 		ask = a.client().History
 	}
-	p, err := ask(a.ctx, q)
+	p, err := allPages(a.ctx, ask, q)
 	switch {
 	case err != nil:
 		return err
@@ -51,6 +53,35 @@ func (c *connsCmd) Run(a *app) error {
 		return printJSON(a.stdout, p)
 	}
 	return printPage(a, p)
+}
+
+// allPages asks for what is on several pages: the server gives api.MaxPage connections, or groups, at once.
+func allPages(ctx context.Context, ask func(context.Context, connstore.Query) (connstore.Page, error), q connstore.Query) (all connstore.Page, err error) {
+	left := q.Limit
+	for first := true; ; first = false {
+		if q.Limit = left; left == 0 || left > api.MaxPage {
+			q.Limit = api.MaxPage
+		}
+		p, err := ask(ctx, q)
+		if err != nil {
+			return all, err
+		}
+		if first {
+			all = p
+		} else {
+			all.Connections, all.Groups = append(all.Connections, p.Connections...), append(all.Groups, p.Groups...)
+		}
+		got := len(p.Connections) + len(p.Groups) // an answer has one or the other
+		if left > 0 {
+			if left -= got; left <= 0 {
+				return all, nil
+			}
+		}
+		if got < q.Limit {
+			return all, nil
+		}
+		q.Offset += got
+	}
 }
 
 // printPage prints connections or groups, the points in time if there are any, and how many there are besides.

@@ -25,6 +25,9 @@ func (c *reloadCmd) Run(a *app) error {
 	if len(r.NeedRestart) > 0 {
 		later = fmt.Sprintf("takes effect at the next start: %s\n", strings.Join(r.NeedRestart, ", "))
 	}
+	if r.Trouble != "" {
+		later += "the configuration is in force, but: " + printable(r.Trouble) + "\n"
+	}
 	return a.say("reloaded: %s; %s got another verdict\n%s", count(r.Rules, "rule"), count(r.Changed, "running connection"), later)
 }
 

@@ -151,6 +151,31 @@ func TestConnsHistory(t *testing.T) {
 	assert.Regexp(t, `FROM .*\n.* 7 +0 +0 +0 B +0 B\n`, out)
 }
 
+// What does not fit into one answer comes page by page.
+func TestAllPages(t *testing.T) {
+	for _, tt := range []struct{ limit, has, want, asks int }{
+		{0, 25_000, 25_000, 3}, {0, 10_000, 10_000, 2}, {15_000, 25_000, 15_000, 2}, {100, 25_000, 100, 1}, {100, 7, 7, 1}, {0, 0, 0, 1},
+	} {
+		asks := 0
+		p, err := allPages(t.Context(), func(_ context.Context, q connstore.Query) (p connstore.Page, _ error) {
+			asks++
+			require.Positive(t, q.Limit)
+			require.LessOrEqual(t, q.Limit, api.MaxPage)
+			p.Total = tt.has
+			for i := q.Offset; i < min(tt.has, q.Offset+q.Limit); i++ {
+				p.Connections = append(p.Connections, conn.Snapshot{ID: conn.ID(i)})
+			}
+			return p, nil
+		}, connstore.Query{Limit: tt.limit})
+		require.NoError(t, err)
+		assert.Len(t, p.Connections, tt.want)
+		assert.Equal(t, tt.asks, asks, "limit %d of %d", tt.limit, tt.has)
+		for i := range p.Connections {
+			require.Equal(t, conn.ID(i), p.Connections[i].ID)
+		}
+	}
+}
+
 func TestTop(t *testing.T) {
 	f := &fake{page: connstore.Page{Groups: []connstore.Group{{Key: "/bin/a", Sums: connstore.Sums{Total: 2}}}, TotalGroups: 1}}
 	socket := serve(t, f)
@@ -198,6 +223,31 @@ func TestColours(t *testing.T) {
 		}
 		assert.Equal(t, want, bytes.Contains(b[:n], []byte(green)), "NO_COLOR=%q: %q", noColour, b[:n])
 	}
+}
+
+// What is allowed on a machine is nobody else's business, whatever was there before.
+func TestExportIsPrivate(t *testing.T) {
+	dir := t.TempDir()
+	file, link, other := filepath.Join(dir, "all.yaml"), filepath.Join(dir, "refd.yaml.bak"), filepath.Join(dir, "other")
+	for _, path := range []string{file, other} {
+		require.NoError(t, os.WriteFile(path, []byte("old"), 0o600))
+		require.NoError(t, os.Chmod(path, 0o644)) //nolint:gosec // that is the point
+	}
+	require.NoError(t, os.Symlink(other, link))
+	_, _, err := runCLI(t, "--config", configFile(t, "mode: enforce\n"), "export", file)
+	require.NoError(t, err)
+	to := filepath.Join(dir, "refd.yaml")
+	require.NoError(t, os.WriteFile(to, []byte("# old\n"), 0o600))
+	_, _, err = runCLI(t, "--config", to, "import", file)
+	require.NoError(t, err)
+	for _, path := range []string{file, link} {
+		info, err := os.Lstat(path)
+		require.NoError(t, err)
+		assert.Equal(t, os.FileMode(0o600), info.Mode(), path)
+	}
+	b, err := os.ReadFile(other)
+	require.NoError(t, err)
+	assert.Equal(t, "old", string(b), "the backup went through a link")
 }
 
 func TestExportAndImport(t *testing.T) {

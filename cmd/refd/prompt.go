@@ -101,6 +101,7 @@ func unanswered(open []prompt.Prompt, seen map[uint64]string) *prompt.Prompt {
 func answerLine(a *app, client *api.Client, p *prompt.Prompt, line string, seen map[uint64]string) error {
 	r := api.AnswerRequest{ID: p.ID, Dismiss: line == "d"}
 	answer, ok := answers[line]
+	answer.Seen = p.Revision
 	switch r.Answer = answer; {
 	case line == "":
 		seen[p.ID] = promptText(p)
@@ -137,7 +138,7 @@ func promptText(p *prompt.Prompt) string {
 	if p.Direction == packet.Inbound {
 		what = "is being connected to by"
 	}
-	fmt.Fprintf(&b, "%d: %s %s\n", p.ID, printable(cmp.Or(p.App, "an unknown program")), what)
+	fmt.Fprintf(&b, "%d: %s %s\n", p.ID, printable(cmp.Or(p.Program(), "an unknown program")), what)
 	for _, t := range p.Targets {
 		fmt.Fprintf(&b, "   %s %s %s\n", t.Protocol, t.Remote, printable(t.Domain))
 	}
@@ -165,7 +166,7 @@ func (c *promptListCmd) Run(a *app) error {
 			targets = append(targets, t.Name())
 		}
 		rows = append(rows, []string{
-			fmt.Sprint(p.ID), clock(p.Asked), cmp.Or(p.App, "?"), p.Direction.String(), fmt.Sprint(p.Waiting), strings.Join(targets, " "),
+			fmt.Sprint(p.ID), clock(p.Asked), printable(cmp.Or(p.Program(), "?")), p.Direction.String(), fmt.Sprint(p.Waiting), strings.Join(targets, " "),
 		})
 	}
 	return table(a.stdout, rows)

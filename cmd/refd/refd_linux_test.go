@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -498,6 +499,11 @@ func TestServiceUnit(t *testing.T) {
 	assert.Contains(t, string(unit), "\nType=notify\n")
 	assert.Contains(t, string(unit), "\nExecStart=/usr/local/bin/refd run\n")
 	assert.Contains(t, string(unit), "\nRuntimeDirectory="+filepath.Base(filepath.Dir(config.Default().API.Socket))+"\n")
+	capabilities := regexp.MustCompile(`(?m)^CapabilityBoundingSet=(.*)$`).FindStringSubmatch(string(unit))
+	require.NotNil(t, capabilities)
+	assert.Equal(t, []string{
+		"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN", "CAP_CHOWN",
+	}, strings.Fields(capabilities[1]))
 	makefile, err := os.ReadFile("../../Makefile")
 	require.NoError(t, err)
 	assert.Contains(t, string(makefile), "$(DESTDIR)/usr/local/bin/refd\n")

@@ -38,6 +38,9 @@ func (serviceInstallCmd) Run(a *app) error {
 	if err := protect(); err != nil {
 		return err
 	}
+	if err := trustedProgram(exe, a.cli.Config); err != nil {
+		return err
+	}
 	args := []string{"run"}
 	if a.cli.Config != "" {
 		args = []string{"--config", a.cli.Config, "run"}
@@ -50,6 +53,22 @@ func (serviceInstallCmd) Run(a *app) error {
 		return err
 	}
 	return a.say("installed: `refd service start` starts it, and so does the next start of the machine\n")
+}
+
+// trustedProgram wants a program, its folder and its configuration that nobody but administrators can change: they run with the rights
+// of the system.
+func trustedProgram(exe, configuration string) error {
+	paths := []string{exe, filepath.Dir(exe)}
+	if configuration != "" {
+		paths = append(paths, filepath.Dir(configuration))
+		if _, err := os.Stat(configuration); err == nil {
+			paths = append(paths, configuration)
+		}
+	}
+	if err := winsvc.CheckTrusted(paths...); err != nil {
+		return fmt.Errorf("%w: copy refd.exe to C:\\Program Files\\weir, and the configuration to %s, and install it from there", err, config.DefaultPath)
+	}
+	return nil
 }
 
 // Run removes the service.

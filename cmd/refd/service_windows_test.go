@@ -28,6 +28,13 @@ func TestServiceCommands(t *testing.T) {
 			t.Errorf("%s of nothing: got %v; want %v", what, err, winsvc.ErrNotInstalled)
 		}
 	}
+	if out, err := do("--config", `C:\nowhere of mine\refd.yaml`, "service", "install"); err == nil || !strings.Contains(err.Error(), "Program Files") {
+		t.Fatalf("install with a configuration in a folder that anybody may make: got %q, %v; want it refused, with the remedy", out, err)
+	}
+	if err := os.MkdirAll(`C:\some where`, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(`C:\some where`) }) // empty
 	out, err := do("--config", `C:\some where\refd.yaml`, "service", "install")
 	if err != nil || !strings.Contains(out, "installed") {
 		t.Fatalf("install: got %q, %v; want it to be installed", out, err)

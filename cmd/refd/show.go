@@ -12,11 +12,11 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/weirfw/weir/internal/refd"
 	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/internal/refd/prompt"
 	"github.com/weirfw/weir/pkg/ivpn"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/netif"
@@ -53,16 +53,8 @@ func table(w io.Writer, rows [][]string) error {
 	return nil
 }
 
-// printable replaces what would act on a terminal: programs choose their names,
-// and so do those who answer for domains.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, s)
-}
+// printable replaces what would act on a terminal.
+func printable(s string) string { return prompt.Printable(s) }
 
 type statusCmd struct {
 	JSON bool `name:"json" help:"Print JSON."`

@@ -44,6 +44,7 @@ func (c *topCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	q.Kind = connstore.OnlyConnections
 	if c.Pause < 100*time.Millisecond {
 		return fmt.Errorf("--interval %v: use 100ms or more", c.Pause)
 	}

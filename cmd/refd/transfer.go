@@ -36,7 +36,14 @@ func (c *exportCmd) Run(a *app) error {
 		return a.say("%s", b)
 	}
 	// what is allowed on a machine is nobody else's business
-	if err := os.WriteFile(c.File, b, 0o600); err != nil {
+	if info, err := os.Stat(c.File); err == nil && !info.Mode().IsRegular() {
+		err := os.WriteFile(c.File, b, 0o600) // a terminal or a pipe is no file to be replaced
+		if err != nil {
+			return fmt.Errorf("export: %w", err)
+		}
+		return nil
+	}
+	if err := refd.WritePrivate(c.File, b); err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
 	return nil
@@ -126,7 +133,7 @@ func keepOld(path string) error {
 		return nil
 	}
 	if err == nil {
-		err = os.WriteFile(path+".bak", b, 0o600)
+		err = refd.WritePrivate(path+".bak", b)
 	}
 	if err != nil {
 		return fmt.Errorf("import: keep the old configuration: %w", err)

@@ -213,7 +213,8 @@ func Hypothetical(r api.ExplainRequest) (*conn.Snapshot, error) {
 func (b backend) Reload(ctx context.Context) (api.ReloadResult, error) { return b.d.Reload(ctx) }
 
 // Reload reads the configuration file again and applies what can be applied at
-// run time. The old configuration stays if the new one is bad.
+// run time. The old configuration stays if the new one is bad: with an error,
+// nothing was changed.
 func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -238,6 +239,7 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	}
 	// what needs a restart stays as it runs
 	running := *d.cfg
+	running.Digest = cfg.Digest
 	running.Rules, running.Config, running.Log.Level = cfg.Rules, cfg.Config, cfg.Log.Level
 	if running.SplitTunnel.Enabled = cfg.SplitTunnel.Enabled; d.split != nil {
 		d.switchSplit(&running.File)
@@ -255,7 +257,9 @@ func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
 	d.prompts.Reset()
 	// the rules are in force: whoever asked may go away meanwhile
 	if res.Changed, err = d.firewall.Reevaluate(context.WithoutCancel(ctx), firewall.Everything); err != nil {
-		return res, fmt.Errorf("re-evaluate connections: %w", err)
+		// nothing to take back: the new rules hold, and what is not changed of a connection is changed with its next packet
+		d.log.Warn("re-evaluate connections", "err", err)
+		res.Trouble = "re-evaluate connections: " + err.Error()
 	}
 	return res, nil
 }

@@ -87,6 +87,7 @@ func (d *Daemon) editOrCheck(ctx context.Context, onlyCheck bool, changes func(*
 	if d.configPath() == "" {
 		return api.ChangeResult{}, fmt.Errorf("%w: refd was started without a configuration file: name one by --config", api.ErrRefused)
 	}
+	_, statErr := os.Stat(d.configPath())
 	l, before, err := d.readConfig()
 	if err != nil {
 		return api.ChangeResult{}, err
@@ -112,34 +113,48 @@ func (d *Daemon) editOrCheck(ctx context.Context, onlyCheck bool, changes func(*
 		return api.ChangeResult{}, err
 	}
 	if out.ReloadResult, err = d.Reload(ctx); err != nil {
+		if errors.Is(statErr, fs.ErrNotExist) {
+			return out, errors.Join(err, os.Remove(d.configPath()))
+		}
 		return out, errors.Join(err, replaceFile(d.configPath(), before))
 	}
 	return out, nil
 }
 
-// replaceFile writes a file so that there is the old content or the new one, whatever happens.
+// replaceFile writes a file so that there is the old content or the new one, whatever happens. Owner, group and mode stay.
 func replaceFile(path string, b []byte) error {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
-	mode := fs.FileMode(0o600)
-	if info, err := os.Stat(path); err == nil {
-		mode = info.Mode().Perm()
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as other folders in /etc
 		return fmt.Errorf("write configuration: %w", err)
 	}
-	temp, err := os.CreateTemp(filepath.Dir(path), ".refd-*.yaml")
+	like, err := os.Stat(path)
+	if err != nil {
+		like = nil // a new file
+	}
+	return writeOver(path, b, like)
+}
+
+// writeOver puts a new file at path, whatever was there: with owner, group and mode of another one, or readable for its owner alone.
+func writeOver(path string, b []byte, like fs.FileInfo) error {
+	temp, err := os.CreateTemp(filepath.Dir(path), ".refd-*.yaml") // mode 0600
 	if err != nil {
 		return fmt.Errorf("write configuration: %w", err)
 	}
 	_, err = temp.Write(b)
-	err = errors.Join(err, temp.Chmod(mode), temp.Sync(), temp.Close())
+	if like != nil {
+		err = errors.Join(err, giveTo(temp, like), temp.Chmod(like.Mode().Perm()))
+	}
+	err = errors.Join(err, temp.Sync(), temp.Close())
 	if err == nil {
 		err = os.Rename(temp.Name(), path)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("write configuration: %w", err), os.Remove(temp.Name()))
+	}
+	if err := syncFolder(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("write configuration: %w", err)
 	}
 	return nil
 }
@@ -273,11 +288,11 @@ func addApp(to, a *api.App) {
 // seenApps lists programs with connections by the profile that they have, "" for none.
 func (b backend) seenApps(ctx context.Context) (map[string][]api.App, error) {
 	const most = 500
-	page, err := b.Connections(ctx, connstore.Query{GroupBy: connstore.ByApp, Order: connstore.MostConnectionsFirst, Limit: most})
+	page, err := b.Connections(ctx, connstore.Query{Kind: connstore.OnlyConnections, GroupBy: connstore.ByApp, Order: connstore.MostConnectionsFirst, Limit: most})
 	if err != nil {
 		return nil, err
 	}
-	live, err := b.Connections(ctx, connstore.Query{GroupBy: connstore.ByApp, Order: connstore.MostConnectionsFirst, Limit: most, Life: connstore.OnlyLive})
+	live, err := b.Connections(ctx, connstore.Query{Kind: connstore.OnlyConnections, GroupBy: connstore.ByApp, Order: connstore.MostConnectionsFirst, Limit: most, Life: connstore.OnlyLive})
 	if err != nil {
 		return nil, err
 	}

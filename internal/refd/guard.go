@@ -21,6 +21,8 @@ type guardParts struct {
 	// prevent is what holds for apps that do not say otherwise.
 	prevent atomic.Bool
 	inspect bool
+	// inspector looks at each packet of what is DNS; nil if nobody does.
+	inspector firewall.Inspector
 }
 
 // buildGuard builds what the configuration asks for, after the nameserver.
@@ -76,6 +78,7 @@ func (i inspector) Inspects(s *conn.Snapshot) bool { return i.Guard.Inspects(s) 
 // configure gives a firewall what there is. Connections that spares reports are no DNS, whatever their port.
 func (g *guardParts) configure(c *firewall.Config, spares func(*conn.Snapshot) bool) {
 	if g.inspect {
-		c.Inspector = inspector{g.Guard, spares}
+		g.inspector = inspector{g.Guard, spares}
+		c.Inspector = g.inspector
 	}
 }

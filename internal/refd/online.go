@@ -68,17 +68,8 @@ func (d *Daemon) onlineChanged(o *offline) {
 // networkServers returns the nameservers on other hosts that the first of these files names any of (resolv.conf(5)).
 func networkServers(paths ...string) (list []nameserver.Upstream) {
 	for _, path := range paths {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue // not every system has each
-		}
-		for line := range strings.Lines(string(b)) {
-			f := strings.Fields(line)
-			if len(f) < 2 || f[0] != "nameserver" {
-				continue
-			}
-			a, err := netip.ParseAddr(f[1])
-			if err != nil || a.IsLoopback() || a.IsUnspecified() || a.Zone() != "" {
+		for _, a := range resolversIn(path) {
+			if a.IsLoopback() || a.IsUnspecified() || a.Zone() != "" {
 				continue
 			}
 			u := nameserver.Upstream{Protocol: nameserver.PlainUDP, Addr: netip.AddrPortFrom(a.Unmap(), nameserver.Port)}
@@ -91,4 +82,32 @@ func networkServers(paths ...string) (list []nameserver.Upstream) {
 		}
 	}
 	return nil
+}
+
+// resolvers are the nameservers that programs on this host are told to ask, of all these files, without zones.
+func resolvers(paths ...string) (list []netip.Addr) {
+	for _, path := range paths {
+		for _, a := range resolversIn(path) {
+			list = append(list, a.Unmap().WithZone(""))
+		}
+	}
+	return list
+}
+
+// resolversIn returns the nameservers that a file names (resolv.conf(5)).
+func resolversIn(path string) (list []netip.Addr) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil // not every system has each
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(f[1]); err == nil {
+			list = append(list, a)
+		}
+	}
+	return list
 }

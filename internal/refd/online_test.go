@@ -2,11 +2,19 @@ package refd
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/weirfw/weir/internal/refd/config"
+	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/nameserver"
+	"github.com/weirfw/weir/pkg/packet"
 )
 
 func TestNetworkServers(t *testing.T) {
@@ -53,5 +61,43 @@ func TestDetour(t *testing.T) {
 	s.Upstreams, s.Routes = nil, nil
 	if got := withDetour(s, detour); len(got.Routes) != 0 {
 		t.Errorf("got %+v; want none in the disabled state", got.Routes)
+	}
+}
+
+// ofUDP inspects what goes by UDP.
+type ofUDP struct{ firewall.Inspector }
+
+func (ofUDP) Inspects(s *conn.Snapshot) bool { return s.Tuple.Protocol == packet.UDP }
+
+// A port alone makes no DNS query: what is not inspected has to go to who answers them for this host.
+func TestOnlyQueries(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	require.NoError(t, os.WriteFile(path, []byte("# mine\nnameserver 127.0.0.53\nnameserver fe80::1%7\nsearch example\n"), 0o600))
+	server, err := nameserver.New(nameserver.Config{})
+	require.NoError(t, err)
+	d := &Daemon{opt: Options{Config: &config.Loaded{}}}
+	d.nameserver.server = server
+	for _, tt := range []struct {
+		remote    string
+		protocol  packet.Protocol
+		direction packet.Direction
+		inspect   bool
+		want      bool
+	}{
+		{"198.51.100.1:53", packet.UDP, packet.Outbound, true, true},
+		{"198.51.100.1:53", packet.UDP, packet.Outbound, false, false},
+		{"198.51.100.1:53", packet.TCP, packet.Outbound, true, false},
+		{"127.0.0.53:53", packet.TCP, packet.Outbound, true, true},
+		{"127.0.0.53:53", packet.UDP, packet.Outbound, false, true},
+		{"[fe80::1]:53", packet.TCP, packet.Outbound, false, true},
+		{"127.0.0.53:80", packet.TCP, packet.Outbound, true, false},
+		{"127.0.0.53:53", packet.TCP, packet.Inbound, true, false},
+	} {
+		if d.dns.inspector = nil; tt.inspect {
+			d.dns.inspector = ofUDP{}
+		}
+		c := &conn.Snapshot{Direction: tt.direction}
+		c.Tuple = packet.Tuple{Protocol: tt.protocol, Remote: netip.MustParseAddrPort(tt.remote)}
+		assert.Equal(t, tt.want, d.onlyQueriesTo(c, path), "%+v", tt)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/weirfw/weir/internal/refd/prompt"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/rules"
 )
@@ -21,17 +22,38 @@ import (
 // buildPrompts makes what asks people.
 func (d *Daemon) buildPrompts() {
 	d.prompts = prompt.New(prompt.Config{
-		Rules: &d.rules, DenyAfter: d.cfg.Ask.DenyAfter, Timeout: d.cfg.Ask.Timeout, Write: d.writeAnswer,
+		Rules: &d.rules, DenyAfter: d.cfg.Ask.DenyAfter, Timeout: d.cfg.Ask.Timeout, Write: d.writeAnswer, Query: d.onlyQueries,
 		Changed: d.feed.changed,
 		Logger:  d.log.With("module", "prompts"),
 	})
+}
+
+// onlyQueries reports whether a connection carries DNS queries and nothing else: it is inspected, or goes to who answers them for this
+// host. A port alone says nothing: whoever leads somewhere else may listen there.
+func (d *Daemon) onlyQueries(c *conn.Snapshot) bool { return d.onlyQueriesTo(c, resolvConfs...) }
+
+func (d *Daemon) onlyQueriesTo(c *conn.Snapshot, resolvConfs ...string) bool {
+	t := &c.Tuple
+	if c.Direction != packet.Outbound || t.Remote.Port() != nameserver.Port || t.Protocol != packet.UDP && t.Protocol != packet.TCP {
+		return false
+	}
+	return d.dns.inspector != nil && d.dns.inspector.Inspects(c) ||
+		d.nameserver.server.Enabled() && slices.Contains(d.opt.Config.DNS.Nameserver.Listen, t.Remote) ||
+		slices.Contains(resolvers(resolvConfs...), t.Remote.Addr().WithZone(""))
 }
 
 // writeAnswer writes a rule to the configuration file, and has it in force when it returns.
 func (d *Daemon) writeAnswer(ctx context.Context, s *conn.Snapshot, a prompt.Answer) error {
 	profile := d.rules.Load().Evaluate(s).Profile
 	_, err := d.edit(ctx, false, func(l *config.Loaded) ([]config.Change, error) {
-		r := ruleOf(s, a, taken(&l.File))
+		if l.Digest != d.running().Digest {
+			// who answers a question does not mean to put what somebody is writing there into force
+			return nil, fmt.Errorf("%w: the configuration file was changed and is not in force: `refd reload` first, then answer", api.ErrRefused)
+		}
+		r, err := ruleOf(s, a, taken(&l.File))
+		if err != nil {
+			return nil, err
+		}
 		apps := slices.Clone(l.Apps)
 		i := slices.IndexFunc(apps, func(p rules.AppProfile) bool { return p.ID == profile })
 		if i >= 0 {
@@ -63,9 +85,9 @@ func taken(f *config.File) func(id string) bool {
 	return func(id string) bool { return used[id] }
 }
 
-// ruleOf makes a rule of an answer about a connection.
-func ruleOf(s *conn.Snapshot, a prompt.Answer, taken func(string) bool) rules.Rule {
-	r := rules.Rule{
+// ruleOf makes a rule of an answer about a connection. Its error wraps prompt.ErrAnswer.
+func ruleOf(s *conn.Snapshot, a prompt.Answer, taken func(string) bool) (r rules.Rule, err error) {
+	r = rules.Rule{
 		App: rules.AppMatch{Path: rules.Quote(s.Process.Path), Script: rules.Quote(s.Process.Script)}, Direction: rules.Out, Action: a.Action,
 		Comment: "somebody was asked, and answered " + a.Action.String(),
 	}
@@ -74,11 +96,15 @@ func ruleOf(s *conn.Snapshot, a prompt.Answer, taken func(string) bool) rules.Ru
 	}
 	what := a.Action.String() + "-" + word(filepath.Base(connstore.App(s.Process.Path, s.Process.Script)))
 	if a.Target != "" {
-		r.Remote = []string{a.Target}
+		entry, err := remoteOf(s)
+		if err != nil {
+			return r, err
+		}
+		r.Remote = []string{entry}
 		what += "-" + word(a.Target)
 	}
 	r.ID = free(what, taken)
-	return r
+	return r, nil
 }
 
 // free returns an id that is not taken: this one, or with a number.
@@ -88,6 +114,19 @@ func free(wanted string, taken func(string) bool) string {
 		id = wanted + "-" + strconv.Itoa(n)
 	}
 	return id
+}
+
+// remoteOf writes the other side of a connection as a rule has it: its name, which somebody else chose, and nothing that looks like
+// more; or its address.
+func remoteOf(s *conn.Snapshot) (string, error) {
+	if s.Domain == "" {
+		return s.Tuple.Remote.Addr().Unmap().WithZone("").String(), nil
+	}
+	entry, ok := rules.ExactName(s.Domain)
+	if !ok {
+		return "", fmt.Errorf("%w: no rule can be about the name %q", prompt.ErrAnswer, s.Domain)
+	}
+	return entry, nil
 }
 
 // word keeps what is good in an id.
@@ -104,7 +143,12 @@ func word(s string) string {
 }
 
 // Prompts implements api.Backend.
-func (b backend) Prompts(context.Context) ([]prompt.Prompt, error) { return b.d.prompts.All(), nil }
+func (b backend) Prompts(ctx context.Context) ([]prompt.Prompt, error) {
+	if !api.MayWrite(ctx) {
+		return b.d.prompts.Peek(), nil // nobody is to wait for an answer that cannot be given
+	}
+	return b.d.prompts.All(), nil
+}
 
 // Answer implements api.Backend.
 func (b backend) Answer(ctx context.Context, r api.AnswerRequest) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"reflect"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/weirfw/weir/internal/refd/api"
@@ -17,7 +18,7 @@ func (b backend) Report(ctx context.Context) (api.Report, error) {
 	if err != nil {
 		return api.Report{}, err
 	}
-	page, err := b.Connections(ctx, connstore.Query{Limit: 1})
+	page, err := b.Connections(ctx, connstore.Query{Kind: connstore.OnlyConnections, Limit: 1})
 	if err != nil {
 		return api.Report{}, err
 	}
@@ -54,6 +55,9 @@ func redact(s api.Status) api.Status {
 	s.Config = "(left out)"
 	for i := range s.States {
 		s.States[i].Message = "(left out)" // it may name programs and addresses
+		if kind, _, named := strings.Cut(s.States[i].ID, "/"); named {
+			s.States[i].ID = kind + "/(left out)" // a path, or the name of a list
+		}
 	}
 	if s.SplitTunnel != nil {
 		split := *s.SplitTunnel

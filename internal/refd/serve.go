@@ -24,7 +24,8 @@ func (d *Daemon) serveAPI(ctx context.Context, ready func()) error {
 	}
 	err := api.Serve(ctx, api.Config{
 		Socket: cfg.API.Socket, Group: cfg.API.Group, GroupRole: role, Listen: cfg.API.Listen, TokenDir: cfg.Netfilter.StateDir,
-		Backend: backend{d}, Page: web.Handler(), Metrics: metrics.Handler(d.figures), Trouble: d.pageTrouble, Logger: d.log.With("module", "api"),
+		Backend: backend{d}, Page: web.Handler(), Metrics: metrics.Handler(d.figures), Trouble: d.pageTrouble, Groupless: d.groupless,
+		Logger: d.log.With("module", "api"),
 	}, ready)
 	if err != nil {
 		return fmt.Errorf("serve the API: %w", err)
@@ -41,6 +42,14 @@ func (d *Daemon) pageTrouble(err error) {
 	d.server.States().Add(module.State{
 		ID: noPage, Name: "No web page", Severity: module.Hint,
 		Message: err.Error() + " (set api.listen to another address, or to \"\" for no web page)",
+	})
+}
+
+// groupless shows that the group cannot use the API: refd goes on without it.
+func (d *Daemon) groupless(err error) {
+	d.server.States().Add(module.State{
+		ID: "api-no-group", Name: "Only root can use refd", Severity: module.Warning,
+		Message: err.Error() + " (refd needs the capability CAP_CHOWN for that; or set api.group to \"\" for nobody but root)",
 	})
 }
 

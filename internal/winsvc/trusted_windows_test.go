@@ -26,3 +26,32 @@ func TestTrustedOwners(t *testing.T) {
 		}
 	}
 }
+
+// Access lists in SDDL: BU are users, AU are all that logged in, WD is everyone, CO is who makes a file.
+func TestWhoMayChange(t *testing.T) {
+	const me = "S-1-5-21-1-2-3-1001"
+	mine, err := windows.StringToSid(me)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]error{
+		"O:BAD:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)":                                    nil,
+		"O:BAD:(A;;FA;;;SY)(A;;FA;;;BA)(A;;0x1200a9;;;BU)(A;OICIIO;GA;;;CO)":         nil, // as C:\Program Files
+		"O:" + trustedInstaller + "D:(A;;FA;;;" + trustedInstaller + ")(A;;FR;;;BU)": nil,
+		"O:" + me + "D:(A;;FA;;;" + me + ")":                                         nil,
+		"O:BAD:(A;;FA;;;BA)(A;;FA;;;BU)":                                             ErrForeign,
+		"O:BAD:(A;;FA;;;BA)(A;;0x1301bf;;;AU)":                                       ErrForeign, // as a new folder in C:\
+		"O:BAD:(A;;FA;;;BA)(A;;DC;;;WD)":                                             ErrForeign, // 0x2: to write, or to add a file
+		"O:BAD:(A;;WD;;;BU)":                                                         ErrForeign, // to change the list
+		"O:BAD:NO_ACCESS_CONTROL":                                                    ErrForeign,
+		"O:BUD:(A;;FA;;;BA)":                                                         ErrForeign,
+	} {
+		sd, err := windows.SecurityDescriptorFromString(text)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if got := checkDescriptor("x", sd, mine); !errors.Is(got, want) || (want == nil) != (got == nil) {
+			t.Errorf("%s: got %v; want %v", text, got, want)
+		}
+	}
+}

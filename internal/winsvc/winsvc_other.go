@@ -36,6 +36,9 @@ func Installed(string) (bool, error) { return false, unsupported("look for a ser
 // ProtectFolder returns an error that wraps errors.ErrUnsupported.
 func ProtectFolder(string, ...string) error { return unsupported("protect a folder") }
 
+// CheckTrusted returns an error that wraps errors.ErrUnsupported.
+func CheckTrusted(...string) error { return unsupported("check who may change a file") }
+
 // Install returns an error that wraps errors.ErrUnsupported.
 func Install(Program) error { return unsupported("install a service") }
 

@@ -27,9 +27,12 @@ type access struct {
 	// unlimited does away with the limits below.
 	unlimited bool
 
-	anybody *bucket
-	mu      sync.Mutex // guards peers
-	peers   map[uint32]*bucket
+	// anybody is for requests that are refused, files for those of the page, logins for codes that are not good, and crowd for users
+	// beyond those that peers has. They are apart, so that nobody who floods one keeps people from the others.
+	anybody, files, logins, crowd *bucket
+
+	mu    sync.Mutex // guards peers
+	peers map[uint32]*bucket
 }
 
 // groupAccess lets the members of a group use the socket.
@@ -59,6 +62,8 @@ func hostsOf(listen netip.AddrPort) []string {
 // ServeHTTP implements http.Handler.
 func (a *access) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	secure(w.Header())
+	// whoever does not read must not hold a connection for ever; what takes its time to begin, or goes on, renews it
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeLimit)) // a recorder of a test has none
 	rt := a.lookUp(r)
 	who, refused := a.admit(r, rt)
 	if refused == nil && who.limit != nil && !a.within(who.limit) {
@@ -121,8 +126,12 @@ func (a *access) know(r *http.Request, rt *route) (caller, *refusal) {
 	}
 	if rt == nil || rt.role == NoRole {
 		who, err := a.keys.identify(r)
-		if err != nil {
-			who = caller{limit: a.anybody}
+		switch {
+		case err == nil:
+		case rt == nil:
+			who = caller{limit: a.files}
+		default:
+			who = caller{} // logging in counts codes that are not good
 		}
 		return who, nil
 	}
@@ -177,7 +186,7 @@ func (a *access) limitOf(uid uint32) *bucket {
 	b := a.peers[uid]
 	if b == nil {
 		if len(a.peers) >= maxPeers {
-			return a.anybody
+			return a.crowd
 		}
 		b = newBucket(1000, 2000)
 		a.peers[uid] = b

@@ -258,6 +258,10 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if dir := os.Getenv(asService); dir != "" {
+		serveAsService(dir)
+		return
+	}
 	os.Exit(m.Run())
 }
 

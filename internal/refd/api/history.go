@@ -17,17 +17,17 @@ type Memory interface {
 	History(ctx context.Context, q connstore.Query) (connstore.Page, error)
 }
 
-func historyRoutes(b Memory) []*route {
+func historyRoutes(ask *asker) []*route {
 	return []*route{
 		on(http.MethodGet, "/api/v1/history", ReadOnly, "List connections of the history on disk, a page at a time.",
 			func(ctx context.Context, r ListRequest) (Rows, error) {
-				rows, err := list(ctx, b.History, r)
+				rows, err := list(ctx, ask.history, r)
 				if errors.Is(err, ErrNoHistory) {
 					return Rows{Rows: []Row{}}, nil
 				}
 				return rows, err
 			}),
-		on(http.MethodPost, "/api/v1/history/query", ReadOnly, "Query the history on disk, with everything that is known of connections, in groups, or over time.", b.History),
+		on(http.MethodPost, "/api/v1/history/query", ReadOnly, "Query the history on disk, with everything that is known of connections, in groups, or over time.", ask.history),
 	}
 }
 

@@ -9,7 +9,8 @@ import (
 
 // Prompts is the part of a Backend that asks people.
 type Prompts interface {
-	// Prompts are the open questions, the oldest first. Who asks for them counts as somebody who may answer, for half a minute.
+	// Prompts are the open questions, the oldest first. Who asks for them and has the role write
+	// counts as somebody who may answer, for half a minute.
 	Prompts(ctx context.Context) ([]prompt.Prompt, error)
 	// Answer answers one.
 	Answer(ctx context.Context, r AnswerRequest) error

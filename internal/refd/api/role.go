@@ -68,6 +68,9 @@ type caller struct {
 	limit   *bucket
 }
 
+// MayWrite reports whether who made the request of a context may change something.
+func MayWrite(ctx context.Context) bool { return callerOf(ctx).role.may(ReadWrite) }
+
 type callerKey struct{}
 
 func callerOf(ctx context.Context) caller {

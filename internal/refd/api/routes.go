@@ -83,15 +83,15 @@ type Control interface {
 var ErrRefused = errors.New("refused")
 
 // newAccess builds the whole server.
-func newAccess(ctx context.Context, cfg *Config, k *keys, group groupAccess) *access {
+func newAccess(cfg *Config, k *keys, group groupAccess) *access {
 	a := &access{
 		next: http.NewServeMux(), table: map[string]*route{}, log: cfg.Logger, keys: k, group: group, unlimited: cfg.unlimited,
-		anybody: newBucket(50, 200), peers: map[uint32]*bucket{},
+		anybody: newBucket(50, 200), files: newBucket(200, 1000), logins: newBucket(50, 200), crowd: newBucket(50, 200), peers: map[uint32]*bucket{},
 	}
 	if cfg.Listen.IsValid() {
 		a.hosts = hostsOf(cfg.Listen)
 	}
-	all := append(routes(cfg.Backend), sessionRoutes(k, cfg)...)
+	all := append(routes(cfg.Backend), sessionRoutes(a, cfg)...)
 	if cfg.Metrics != nil {
 		all = append(all, &route{
 			method: http.MethodGet, path: "/metrics", role: ReadOnly, kind: "text/plain", in: reflect.TypeFor[none](), out: reflect.TypeFor[none](),
@@ -119,7 +119,8 @@ func newAccess(ctx context.Context, cfg *Config, k *keys, group groupAccess) *ac
 }
 
 func routes(b Backend) []*route {
-	return slices.Concat(viewRoutes(b), connectionRoutes(b), historyRoutes(b), editRoutes(b), noticeRoutes(b), promptRoutes(b), controlRoutes(b))
+	ask := newAsker(b.Connections, b.History)
+	return slices.Concat(viewRoutes(b), connectionRoutes(b, ask), historyRoutes(ask), editRoutes(b), noticeRoutes(b), promptRoutes(b), controlRoutes(b))
 }
 
 func viewRoutes(b Backend) []*route {
@@ -141,17 +142,12 @@ func viewRoutes(b Backend) []*route {
 	}
 }
 
-func connectionRoutes(b Backend) []*route {
+func connectionRoutes(b Backend, ask *asker) []*route {
 	return []*route{
 		on(http.MethodGet, "/api/v1/connections", ReadOnly, "List connections, a page at a time.",
-			func(ctx context.Context, r ListRequest) (Rows, error) { return list(ctx, b.Connections, r) }),
+			func(ctx context.Context, r ListRequest) (Rows, error) { return list(ctx, ask.live, r) }),
 		on(http.MethodPost, "/api/v1/connections/query", ReadOnly, "Query connections with everything that is known of them, in groups, or over time.",
-			func(ctx context.Context, q connstore.Query) (connstore.Page, error) {
-				if err := q.Validate(); err != nil {
-					return connstore.Page{}, fmt.Errorf("%w: %w", ErrRefused, err)
-				}
-				return b.Connections(ctx, q)
-			}),
+			ask.live),
 		on(http.MethodPost, "/api/v1/connections/lookup", ReadOnly, "Rows of live connections as they are now.",
 			func(ctx context.Context, r LookUpRequest) ([]Row, error) { return lookUp(ctx, b, r) }),
 		on(http.MethodGet, "/api/v1/connections/{id}", ReadOnly, "Everything that is known of a connection.",
@@ -249,7 +245,8 @@ func controlRoutes(b Backend) []*route {
 }
 
 // sessionRoutes are about logging in and out.
-func sessionRoutes(k *keys, cfg *Config) []*route {
+func sessionRoutes(a *access, cfg *Config) []*route {
+	k := a.keys
 	login := on[LoginRequest, LoginResult](http.MethodPost, "/api/v1/session", NoRole, "Log in by the code of a link.", nil)
 	login.serve = func(w http.ResponseWriter, r *http.Request) {
 		var in LoginRequest
@@ -258,6 +255,11 @@ func sessionRoutes(k *keys, cfg *Config) []*route {
 			return
 		}
 		cookie, key, role, err := k.login(in.Code)
+		if err != nil && !a.within(a.logins) {
+			w.Header().Set("Retry-After", "1")
+			answer(w, http.StatusTooManyRequests, Problem{Error: "too many codes that are not good"})
+			return
+		}
 		if err != nil {
 			answer(w, http.StatusUnauthorized, Problem{Error: err.Error()})
 			return

@@ -32,7 +32,7 @@ type Config struct {
 	GroupRole Role
 	// Listen is a loopback address for TCP; not valid is none.
 	Listen netip.AddrPort
-	// TokenDir is where the tokens for TCP are written, readable for the group. Required if Listen is valid.
+	// TokenDir is where the tokens for TCP are written, readable for the group as far as its role goes. Required if Listen is valid.
 	TokenDir string
 	// Backend answers. Required.
 	Backend Backend
@@ -41,6 +41,8 @@ type Config struct {
 	Metrics http.Handler
 	// Trouble is told what does not work while the socket does, and with nil that it works again. Optional.
 	Trouble func(error)
+	// Groupless is told why the group, which exists, cannot be let in: only the own user can use the socket then. Optional.
+	Groupless func(error)
 	// Logger is required.
 	Logger *slog.Logger
 
@@ -55,12 +57,18 @@ func Serve(ctx context.Context, cfg Config, ready func()) error {
 	if err != nil {
 		cfg.Logger.Info("nobody but root may use the API socket", "reason", err)
 	}
-	ln, err := listen(ctx, cfg.Socket, gid)
+	ln, groupless, err := listen(ctx, cfg.Socket, gid)
 	if err != nil {
 		return err
 	}
-	k := newKeys(time.Now)
-	a := newAccess(ctx, &cfg, k, groupAccess{gid, cfg.GroupRole})
+	if groupless != nil {
+		cfg.Logger.Warn("nobody but root may use the API socket", "err", groupless)
+		if gid = -1; cfg.Groupless != nil {
+			cfg.Groupless(groupless)
+		}
+	}
+	k, group := newKeys(time.Now), groupAccess{gid, cfg.GroupRole}
+	a := newAccess(&cfg, k, group)
 	srv := &http.Server{
 		Handler:           a,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -75,14 +83,19 @@ func Serve(ctx context.Context, cfg Config, ready func()) error {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	overTCP := make(chan struct{})
+	tcp, endTCP := context.WithCancel(ctx)
+	defer endTCP()
 	go func() {
 		defer close(overTCP)
-		serveTCP(ctx, &cfg, srv, k, gid)
+		serveTCP(tcp, &cfg, srv, k, group)
 	}()
 	ready()
 	select {
 	case err := <-served:
-		return errors.Join(fmt.Errorf("serve %s: %w", cfg.Socket, err), srv.Close())
+		err = errors.Join(fmt.Errorf("serve %s: %w", cfg.Socket, err), srv.Close())
+		endTCP()
+		<-overTCP
+		return err
 	case <-ctx.Done():
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
@@ -100,7 +113,7 @@ func Serve(ctx context.Context, cfg Config, ready func()) error {
 }
 
 // serveTCP serves on the loopback address until ctx is done or the server is closed.
-func serveTCP(ctx context.Context, cfg *Config, srv *http.Server, k *keys, gid int) {
+func serveTCP(ctx context.Context, cfg *Config, srv *http.Server, k *keys, group groupAccess) {
 	if !cfg.Listen.IsValid() {
 		return
 	}
@@ -110,7 +123,7 @@ func serveTCP(ctx context.Context, cfg *Config, srv *http.Server, k *keys, gid i
 	}
 	const pause = 10 * time.Second
 	for {
-		ln, err := listenTCP(ctx, cfg, k, gid)
+		ln, err := listenTCP(ctx, cfg, k, group)
 		if err == nil {
 			trouble(nil)
 			err = srv.Serve(ln)
@@ -129,7 +142,7 @@ func serveTCP(ctx context.Context, cfg *Config, srv *http.Server, k *keys, gid i
 }
 
 // listenTCP opens the listener and writes the tokens for it.
-func listenTCP(ctx context.Context, cfg *Config, k *keys, gid int) (net.Listener, error) {
+func listenTCP(ctx context.Context, cfg *Config, k *keys, group groupAccess) (net.Listener, error) {
 	if !cfg.Listen.Addr().IsLoopback() {
 		return nil, fmt.Errorf("listen on %v: %w: not a loopback address", cfg.Listen, ErrRefused)
 	}
@@ -138,7 +151,7 @@ func listenTCP(ctx context.Context, cfg *Config, k *keys, gid int) (net.Listener
 	if err != nil {
 		return nil, fmt.Errorf("listen for the web page: %w", err)
 	}
-	if err := writeTokens(cfg.TokenDir, k, gid); err != nil {
+	if err := writeTokens(cfg.TokenDir, k, group); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
 	return &limited{Listener: ln, slots: make(chan struct{}, maxConns), done: ctx.Done()}, nil
@@ -149,12 +162,20 @@ func listenTCP(ctx context.Context, cfg *Config, k *keys, gid int) (net.Listener
 //nolint:gochecknoglobals // a table that nobody writes
 var tokenFiles = map[Role]string{ReadOnly: "api-read.token", ReadWrite: "api.token"}
 
-// writeTokens makes new tokens and writes them where root and the group can read them.
-func writeTokens(dir string, k *keys, gid int) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// writeTokens makes new tokens and writes them where root can read them, and the group those whose roles it has.
+func writeTokens(dir string, k *keys, group groupAccess) error {
+	var files []string
+	for _, name := range tokenFiles {
+		files = append(files, filepath.Join(dir, name))
+	}
+	if err := privateFolder(dir, files...); err != nil {
 		return fmt.Errorf("make folder of the API tokens: %w", err)
 	}
 	for role, name := range tokenFiles {
+		gid := -1
+		if group.role.may(role) {
+			gid = group.gid
+		}
 		if err := writeToken(filepath.Join(dir, name), k.newToken(role), gid); err != nil {
 			return fmt.Errorf("write API token: %w", err)
 		}
@@ -169,9 +190,9 @@ func writeToken(path, text string, gid int) error {
 	}
 	_, err = temp.WriteString(text + "\n")
 	if gid >= 0 {
-		err = errors.Join(err, temp.Chown(-1, gid))
+		err = errors.Join(err, temp.Chown(-1, gid), temp.Chmod(0o640))
 	}
-	err = errors.Join(err, temp.Chmod(0o640), temp.Close())
+	err = errors.Join(err, temp.Close())
 	if err == nil {
 		err = os.Rename(temp.Name(), path)
 	}

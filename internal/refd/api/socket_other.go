@@ -33,31 +33,32 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 
 // listen opens the socket: with mode 0600, or 0660 for a group. Its folder is made, for the own user (and the group) alone, if there
 // is none; one that is there lets the group through if it is ours alone, and keeps its mode otherwise. A socket that nobody listens
-// on is left over from a crash and replaced; anything else that is in the way stays.
-func listen(ctx context.Context, path string, gid int) (net.Listener, error) {
+// on is left over from a crash and replaced; anything else that is in the way stays. Where the group cannot be let in, the socket is
+// the own user's alone, and groupless says why: who has no group can be helped, who has no refd cannot.
+func listen(ctx context.Context, path string, gid int) (ln net.Listener, groupless, err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make folder of the API socket: %w", err)
+		return nil, nil, fmt.Errorf("make folder of the API socket: %w", err)
 	}
 	if err := makeRoom(ctx, path); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
+		return nil, nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	if ln, err = lc.Listen(ctx, "unix", path); err != nil {
+		return nil, nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	mode := fs.FileMode(0o600)
 	if gid >= 0 {
 		if err := openTo(dir, path, gid); err != nil {
-			return nil, errors.Join(fmt.Errorf("let the group use %s: %w", path, err), ln.Close())
+			groupless = fmt.Errorf("let the group use %s: %w", path, err)
+		} else {
+			mode = 0o660
 		}
-		mode = 0o660
 	}
 	if err := os.Chmod(path, mode); err != nil {
-		return nil, errors.Join(fmt.Errorf("protect %s: %w", path, err), ln.Close())
+		return nil, nil, errors.Join(fmt.Errorf("protect %s: %w", path, err), ln.Close())
 	}
-	return ln, nil
+	return ln, groupless, nil
 }
 
 // openTo gives a socket to a group, and lets the group through a folder that is its owner's alone.
@@ -74,6 +75,9 @@ func openTo(dir, path string, gid int) error {
 	}
 	return os.Chmod(dir, 0o710) //nolint:wrapcheck // listen does
 }
+
+// privateFolder makes a folder for the own user alone, if there is none. Modes protect the files in it.
+func privateFolder(dir string, _ ...string) error { return os.MkdirAll(dir, 0o700) }
 
 // makeRoom removes the socket of a refd that crashed.
 func makeRoom(ctx context.Context, path string) error {

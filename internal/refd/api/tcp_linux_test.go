@@ -89,12 +89,8 @@ func serveWebAs(t *testing.T, change func(api.Config) api.Config) *web {
 
 func (w *web) token(name string) string {
 	w.t.Helper()
-	path := filepath.Join(w.tokenDir, name)
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(filepath.Join(w.tokenDir, name))
 	require.NoError(w.t, err)
-	info, err := os.Stat(path)
-	require.NoError(w.t, err)
-	assert.Equal(w.t, os.FileMode(0o640), info.Mode().Perm(), path)
 	return strings.TrimSpace(string(b))
 }
 
@@ -139,6 +135,9 @@ func once() *http.Client { return &http.Client{Transport: &http.Transport{Disabl
 
 func TestWhoIsRefused(t *testing.T) {
 	w := serveWeb(t)
+	for _, name := range []string{"api-read.token", "api.token"} {
+		assertFile(t, filepath.Join(w.tokenDir, name), 0o600, uint32(os.Getegid())) // there is no group
+	}
 	other := "http://evil.example"
 	for _, tt := range []struct {
 		name         string
@@ -457,17 +456,21 @@ func TestIntegrationGroup(t *testing.T) {
 	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // as above
 	socket := filepath.Join(dir, "s", "refd.sock")
 	ctx, cancel := context.WithCancel(t.Context())
-	ready, done := make(chan struct{}), make(chan error, 1)
+	listening, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		done <- api.Serve(ctx, api.Config{
 			Socket: socket, Group: "daemon", GroupRole: api.ReadOnly, Backend: &sample{}, Logger: slog.New(slog.DiscardHandler),
-		}, func() { close(ready) })
+			Listen: loopback(t), TokenDir: dir, Trouble: func(err error) {
+				assert.NoError(t, err)
+				close(listening)
+			},
+		}, func() {})
 	}()
 	defer func() {
 		cancel()
 		assert.NoError(t, <-done)
 	}()
-	<-ready
+	<-listening
 	as := func(groups ...uint32) string {
 		cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
 		cmd.Env = append(os.Environ(), asNobody+"="+socket)
@@ -488,6 +491,31 @@ func TestIntegrationGroup(t *testing.T) {
 	info, err = os.Stat(filepath.Dir(socket))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o710), info.Mode().Perm())
+	assertFile(t, filepath.Join(dir, "api-read.token"), 0o640, daemon)
+	assertFile(t, filepath.Join(dir, "api.token"), 0o600, 0) // the group's role is read
+}
+
+// assertFile checks who may read a file.
+func assertFile(t *testing.T, path string, mode os.FileMode, gid uint32) {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	assert.Equal(t, mode, info.Mode().Perm(), path)
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	require.True(t, ok)
+	assert.Equal(t, gid, stat.Gid, path)
+}
+
+// Of those with a token, the group has the one of its role: with write it has both.
+func TestIntegrationTokensOfAGroupThatMayWrite(t *testing.T) {
+	testutil.RequireRoot(t)
+	w := serveWebAs(t, func(cfg api.Config) api.Config {
+		cfg.Group, cfg.GroupRole = "daemon", api.ReadWrite
+		return cfg
+	})
+	for _, name := range []string{"api-read.token", "api.token"} {
+		assertFile(t, filepath.Join(w.tokenDir, name), 0o640, 1)
+	}
 }
 
 func (s *sample) noted() []string {

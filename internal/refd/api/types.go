@@ -146,6 +146,8 @@ type ReloadResult struct {
 	Changed int `json:"changed"`
 	// NeedRestart names settings that changed and take effect at the next start.
 	NeedRestart []string `json:"needRestart,omitempty"`
+	// Trouble is what did not work although the configuration is in force: a running connection may have its old verdict.
+	Trouble string `json:"trouble,omitempty"`
 }
 
 // SplitRequest switches the split tunnel on or off, until refd is started again.

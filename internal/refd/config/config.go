@@ -232,7 +232,7 @@ func Default() File {
 		Netfilter: Netfilter{
 			Variant:     "auto",
 			ChainPrefix: "WEIR",
-			StateDir:    "/run/weir",
+			StateDir:    defaultStateDir,
 			Queues:      Queues{Out4: 17040, In4: 17140, Out6: 17060, In6: 17160},
 			Marks: Marks{
 				Accept: 1700, Block: 1701, Drop: 1702, AcceptFinal: 1709, AcceptAlways: 1710,

@@ -10,6 +10,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // Change is a new value for a key of a configuration file.
@@ -236,6 +237,7 @@ func reconcileMapping(old, next *ast.MappingNode) {
 
 // reconcileSequence keeps the entries of a list that are still in it, known by their ids or else by what they say.
 func reconcileSequence(old, next *ast.SequenceNode) {
+	headFirst(old)
 	var values []ast.Node
 	var comments []*ast.CommentGroupNode
 	used := make([]bool, len(old.Values))
@@ -260,6 +262,30 @@ func reconcileSequence(old, next *ast.SequenceNode) {
 		comments = append(comments, head)
 	}
 	old.Values, old.ValueHeadComments, old.Entries = values, comments, nil
+}
+
+// headFirst gives the first entry of a list the comment above it, which the parser takes for the list's. One behind the list's key is
+// the list's.
+func headFirst(list *ast.SequenceNode) {
+	all := list.GetComment()
+	if all == nil || len(list.ValueHeadComments) == 0 || list.ValueHeadComments[0] != nil {
+		return
+	}
+	var behind, above []*token.Token
+	for _, c := range all.Comments {
+		if t := c.GetToken(); t.Prev != nil && t.Prev.Position.Line == t.Position.Line {
+			behind = append(behind, t)
+		} else {
+			above = append(above, t)
+		}
+	}
+	if len(above) == 0 {
+		return
+	}
+	list.ValueHeadComments[0], list.Comment = ast.CommentGroup(above), nil
+	if len(behind) > 0 {
+		list.Comment = ast.CommentGroup(behind)
+	}
 }
 
 // entryOf writes an entry of a list with a line for each key.

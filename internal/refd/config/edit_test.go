@@ -191,3 +191,33 @@ func FuzzEdit(f *testing.F) {
 		}
 	})
 }
+
+// Comments stay with their rules, also where the first rule of a list changes.
+func TestCommentsStayWithTheirRules(t *testing.T) {
+	const first, second = "  # about a\n  - {id: a, action: block}\n", "  # about b\n  - {id: b, action: block}\n"
+	for name, tt := range map[string]struct {
+		source, want string
+		ids          []string
+	}{
+		"one in front":        {"global:\n" + first + second, "global:\n  - {id: c, action: block}\n" + first + second, []string{"c", "a", "b"}},
+		"one in front of one": {"global:\n" + first, "global:\n  - {id: c, action: block}\n" + first, []string{"c", "a"}},
+		"first removed":       {"global:\n" + first + second, "global:\n" + second, []string{"b"}},
+		"turned round":        {"global:\n" + first + second, "global:\n" + second + first, []string{"b", "a"}},
+		"only the second":     {"global:\n  - {id: a, action: block}\n" + second, "global:\n" + second + "  - {id: a, action: block}\n", []string{"b", "a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var list []map[string]any
+			for _, id := range tt.ids {
+				list = append(list, map[string]any{"id": id, "action": "block"})
+			}
+			got, err := config.Edit([]byte(tt.source), config.Change{Key: "global", Value: list})
+			if err != nil {
+				t.Fatal(err)
+			}
+			flat := strings.NewReplacer("action: block, id: a", "id: a, action: block", "action: block, id: b", "id: b, action: block", "action: block, id: c", "id: c, action: block")
+			if got := flat.Replace(string(got)); got != tt.want {
+				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
+			}
+		})
+	}
+}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +81,8 @@ type Loaded struct {
 	Rules *rules.Set
 	// Path is where it was read from.
 	Path string
+	// Digest is that of the file's content, so that a file that was changed since can be told.
+	Digest [sha256.Size]byte
 	// Read are the lists, by their names. A nil one is empty.
 	Read map[string]*filterlist.List
 	// Notes are about what works and is hardly what was meant.
@@ -107,7 +110,7 @@ func Parse(path string, b []byte, opts ...rules.Option) (*Loaded, error) {
 	if len(b) > maxSize {
 		return nil, &Error{File: path, Msg: fmt.Sprintf("larger than %d MiB", maxSize>>20)}
 	}
-	l := &Loaded{File: Default(), Path: path}
+	l := &Loaded{File: Default(), Path: path, Digest: sha256.Sum256(b)}
 	if err := decode(path, b, &l.File); err != nil {
 		return nil, err
 	}

@@ -123,10 +123,10 @@ var live = []string{
 	"ivpn.notice",
 }
 
-// paths are settings that only the file may change.
+// paths are settings that only the file may change: they say what is opened, loaded or written with the rights of refd.
 //
 //nolint:gochecknoglobals // a table that nobody writes
-var paths = []string{"api.socket", "history.path", "netfilter.state_dir", "dns.resolved_socket", "ivpn.folder"}
+var paths = []string{"api.socket", "history.path", "netfilter.state_dir", "dns.resolved_socket", "dns.endpoints", "ivpn.folder", "kext.driver", "kext.device", "kext.service"}
 
 // Settings lists what can be set, with the values of f.
 func (f *File) Settings() []Setting {

@@ -12,11 +12,12 @@ const MaxSocket = 107
 
 // Defaults that are not the same on every system.
 const (
-	defaultSocket  = "/run/weir/refd.sock"
-	defaultOnExit  = Closed
-	defaultEngine  = SplitKroute
-	defaultListen4 = "127.0.0.17:719"
-	defaultListen6 = "[::1]:719"
+	defaultSocket   = "/run/weir/refd.sock"
+	defaultStateDir = "/run/weir"
+	defaultOnExit   = Closed
+	defaultEngine   = SplitKroute
+	defaultListen4  = "127.0.0.17:719"
+	defaultListen6  = "[::1]:719"
 
 	exampleDatabase = "/var/lib/weir/history.db"
 	examplePattern  = "/usr/bin/curl or /opt/app/*"

@@ -9,14 +9,15 @@ import (
 
 // DefaultPath is where refd looks for its configuration: in the directory of all programs' data, where Windows has it unless somebody
 // moved it.
-const DefaultPath = `C:\ProgramData\weir\refd.yaml`
+const DefaultPath = defaultStateDir + `\refd.yaml`
 
 // MaxSocket is how many bytes the name of the API's pipe may have (CreateNamedPipe).
 const MaxSocket = 256
 
 // Defaults that are not the same on every system.
 const (
-	defaultSocket = pipes + "weir-refd"
+	defaultSocket   = pipes + "weir-refd"
+	defaultStateDir = `C:\ProgramData\weir`
 	// The driver goes when refd ends: nothing could stay closed.
 	defaultOnExit = Open
 	// Not every driver knows the split tunnel: who wants it says so.
@@ -61,6 +62,9 @@ func (f *File) checkPaths() (found []value) {
 	}
 	absolute("ivpn.folder", f.IVPN.Folder)
 	absolute("kext.driver", f.Kext.Driver)
+	if absolute("netfilter.state_dir", f.Netfilter.StateDir); f.Netfilter.StateDir == "" {
+		found = append(found, bad("netfilter.state_dir", "", "not an absolute path", "leave it out"))
+	}
 	for i, p := range f.DNS.Endpoints {
 		absolute(fmt.Sprintf("dns.endpoints[%d]", i), p)
 	}

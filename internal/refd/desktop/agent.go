@@ -22,6 +22,9 @@ const (
 	busName  = "org.freedesktop.Notifications"
 	busPath  = dbus.ObjectPath("/org/freedesktop/Notifications")
 	busIface = "org.freedesktop.Notifications"
+
+	// dbusName is the bus itself, as a name and as an interface.
+	dbusName = "org.freedesktop.DBus"
 )
 
 // Prompter is who asks.
@@ -53,9 +56,9 @@ func choices() []choice {
 	return []choice{
 		{"allow-once", "Allow once", prompt.Answer{Action: rules.Allow, For: prompt.Once}},
 		{"block-once", "Block once", prompt.Answer{Action: rules.Block, For: prompt.Once}},
-		{"allow-always", "Always allow", prompt.Answer{Action: rules.Allow, For: prompt.Always}},
-		{"block-always", "Always block", prompt.Answer{Action: rules.Block, For: prompt.Always}},
-		{"allow-session", "Allow for this session", prompt.Answer{Action: rules.Allow, For: prompt.Session}},
+		{"allow-always", "Allow everything, always", prompt.Answer{Action: rules.Allow, For: prompt.Always}},
+		{"block-always", "Block everything, always", prompt.Answer{Action: rules.Block, For: prompt.Always}},
+		{"allow-session", "Allow everything until refd ends", prompt.Answer{Action: rules.Allow, For: prompt.Session}},
 	}
 }
 
@@ -63,11 +66,14 @@ func choices() []choice {
 type agent struct {
 	cfg   Config
 	shown map[uint64]*shown // by prompt
+	// owner is the name on the bus of who shows notifications; empty if it is not known. Nobody else's clicks count.
+	owner string
 }
 
 type shown struct {
 	notification uint32
 	text         string
+	revision     uint64
 }
 
 // Run shows prompts until ctx is done; then it takes back what it showed. The error is about a bus without notifications, or a bus
@@ -83,10 +89,16 @@ func Run(ctx context.Context, cfg Config) error {
 	signals := make(chan *dbus.Signal, 64)
 	cfg.Bus.Signal(signals)
 	defer cfg.Bus.RemoveSignal(signals)
-	match := []dbus.MatchOption{dbus.WithMatchObjectPath(busPath), dbus.WithMatchInterface(busIface)}
-	if err := cfg.Bus.AddMatchSignalContext(ctx, match...); err != nil {
-		return fmt.Errorf("listen to the desktop: %w", err)
+	// a match on the sender goes by its well-known name, and the bus knows whose that is
+	for _, match := range [][]dbus.MatchOption{
+		{dbus.WithMatchSender(busName), dbus.WithMatchObjectPath(busPath), dbus.WithMatchInterface(busIface)},
+		{dbus.WithMatchSender(dbusName), dbus.WithMatchInterface(dbusName), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, busName)},
+	} {
+		if err := cfg.Bus.AddMatchSignalContext(ctx, match...); err != nil {
+			return fmt.Errorf("listen to the desktop: %w", err)
+		}
 	}
+	a.findOwner(ctx)
 	tick := time.NewTicker(cfg.Every)
 	defer tick.Stop()
 	defer a.takeBack(context.WithoutCancel(ctx))
@@ -97,8 +109,11 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 		if (err != nil) != failing && ctx.Err() == nil {
-			failing = err != nil
-			cfg.Logger.Warn("ask refd for questions", "err", err)
+			if failing = err != nil; failing {
+				cfg.Logger.Warn("ask refd for questions", "err", err)
+			} else {
+				cfg.Logger.Info("refd can be asked for questions again")
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -152,6 +167,7 @@ func (a *agent) show(ctx context.Context, p *prompt.Prompt) error {
 	title, body := Text(p)
 	s := a.shown[p.ID]
 	if s != nil && s.text == title+body {
+		s.revision = p.Revision
 		return nil
 	}
 	var replaces uint32
@@ -176,13 +192,16 @@ func (a *agent) show(ctx context.Context, p *prompt.Prompt) error {
 	if err != nil {
 		return &busError{err}
 	}
-	a.shown[p.ID] = &shown{id, title + body}
+	a.shown[p.ID] = &shown{id, title + body, p.Revision}
+	if a.owner == "" {
+		a.findOwner(ctx) // it may have been started by the call
+	}
 	return nil
 }
 
 // Text is a prompt in words: a title, and the rest with the mark-up that desktops know.
 func Text(p *prompt.Prompt) (title, body string) {
-	name := p.Process.Name()
+	name := prompt.Printable(p.Process.Name())
 	if name == "" {
 		name = "An unknown program"
 	}
@@ -196,15 +215,27 @@ func Text(p *prompt.Prompt) (title, body string) {
 		if t.Domain != "" {
 			to = t.Domain + " (" + to + ")"
 		}
-		lines += html.EscapeString(to+", "+t.Protocol.String()) + "\n"
+		lines += html.EscapeString(prompt.Printable(to)+", "+t.Protocol.String()) + "\n"
 	}
 	if more := len(p.Targets) - 3; more > 0 {
 		lines += fmt.Sprintf("and %d more\n", more)
 	}
-	return name + " " + what, lines + html.EscapeString(p.App)
+	return name + " " + what, lines + html.EscapeString(prompt.Printable(p.Program()))
+}
+
+// findOwner asks the bus who shows notifications.
+func (a *agent) findOwner(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var owner string
+	if err := a.cfg.Bus.BusObject().CallWithContext(ctx, dbusName+".GetNameOwner", 0, busName).Store(&owner); err == nil {
+		a.owner = owner // else nobody does yet
+	}
 }
 
 func (a *agent) closeOne(ctx context.Context, s *shown) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
 	err := a.cfg.Bus.Object(busName, busPath).CallWithContext(ctx, busIface+".CloseNotification", 0, s.notification).Err
 	if e := (dbus.Error{}); errors.As(err, &e) {
 		return nil // it was closed there, too
@@ -229,8 +260,15 @@ func (a *agent) takeBack(ctx context.Context) {
 
 // heard passes an answer on. A notification that the user closed stays closed until something about its prompt changes.
 func (a *agent) heard(ctx context.Context, s *dbus.Signal) {
-	if s.Name != busIface+".ActionInvoked" {
+	if s.Name == dbusName+".NameOwnerChanged" && s.Sender == dbusName {
+		var name, before, after string
+		if err := dbus.Store(s.Body, &name, &before, &after); err == nil && name == busName {
+			a.owner = after
+		}
 		return
+	}
+	if s.Name != busIface+".ActionInvoked" || s.Sender != a.owner || a.owner == "" {
+		return // every program on the bus can send this
 	}
 	var id uint32
 	var key string
@@ -245,6 +283,7 @@ func (a *agent) heard(ctx context.Context, s *dbus.Signal) {
 			if c.key != key {
 				continue
 			}
+			c.answer.Seen = it.revision
 			if err := a.cfg.Prompter.Answer(ctx, api.AnswerRequest{ID: of, Answer: c.answer}); err != nil {
 				a.cfg.Logger.Warn("answer a question", "err", err)
 				it.text = "" // it is asked again

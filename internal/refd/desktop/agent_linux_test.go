@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -138,7 +139,11 @@ func (s *server) click(t *testing.T, id uint32, key string) {
 }
 
 // store is a prompter with a real store.
-type store struct{ *prompt.Store }
+type store struct {
+	*prompt.Store
+
+	always *atomic.Int64 // rules written
+}
 
 func (s store) Prompts(context.Context) ([]prompt.Prompt, error) { return s.All(), nil }
 
@@ -154,11 +159,13 @@ func asking(t *testing.T) store {
 	}
 	var live rules.Live
 	live.Swap(set)
+	always := &atomic.Int64{}
 	s := store{prompt.New(prompt.Config{Rules: &live, DenyAfter: patience, Timeout: patience, Write: func(context.Context, *conn.Snapshot, prompt.Answer) error {
+		always.Add(1)
 		return nil
-	}})}
+	}}), always}
 	t.Cleanup(s.Reset)
-	t.Cleanup(s.Attend())
+	s.All() // somebody is there
 	return s
 }
 
@@ -194,6 +201,10 @@ func TestDesktop(t *testing.T) {
 	ask("one.example")
 	eventually(t, "it is shown", func() bool { return len(server.notes()) == 1 })
 	n := server.notes()[1]
+	stranger := dial(t, address)
+	if err := stranger.Emit("/org/freedesktop/Notifications", "org.freedesktop.Notifications.ActionInvoked", uint32(1), "allow-always"); err != nil {
+		t.Fatal(err)
+	}
 	if n.summary != "<b>curl wants to connect" || !strings.Contains(n.body, "one.example (192.0.2.1:443), tcp") || strings.Contains(n.body, "<b>") || len(n.actions) != 10 {
 		t.Errorf("got %+v", n)
 	}
@@ -202,6 +213,9 @@ func TestDesktop(t *testing.T) {
 		n := server.notes()[1]
 		return len(server.notes()) == 1 && n.replaced && strings.Contains(n.body, "two.example")
 	})
+	if n := len(prompts.All()); n != 1 || len(answers) != 0 || prompts.always.Load() != 0 {
+		t.Errorf("%d questions are left: another program on the bus answered", n)
+	}
 	server.click(t, 77, "allow-once") // somebody else's
 	server.click(t, 1, "default")
 	server.click(t, 1, "allow-once")
@@ -209,6 +223,9 @@ func TestDesktop(t *testing.T) {
 		if err := <-answers; err != nil {
 			t.Error(err)
 		}
+	}
+	if prompts.always.Load() != 0 {
+		t.Error("another program on the bus answered")
 	}
 	eventually(t, "it is closed", func() bool { return len(server.notes()) == 0 })
 	ask("three.example")
@@ -229,5 +246,19 @@ func TestNoDesktop(t *testing.T) {
 	err := desktop.Run(t.Context(), desktop.Config{Bus: dial(t, address), Prompter: prompts, Every: time.Millisecond})
 	if err == nil || !strings.Contains(err.Error(), "notifications of the desktop") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Names are shown as what they are: programs, and those who answer for domains, do not write on the desktop.
+func TestTextIsOfOneLineEach(t *testing.T) {
+	s := connection("/tmp/a\nyour bank", "")
+	s.Process.Script = "/srv/\u202egpj.exe"
+	p := prompt.Prompt{App: s.Process.Script, Process: s.Process, Targets: []prompt.Target{{Domain: "x\ny\u202e", Remote: s.Tuple.Remote}}}
+	title, body := desktop.Text(&p)
+	if all := title + body; strings.ContainsAny(title, "\n\u202e") || strings.Count(all, "\n") != 1 || strings.Contains(all, "\u202e") {
+		t.Errorf("got %q and %q", title, body)
+	}
+	if !strings.Contains(body, "/tmp/a\ufffdyour bank, which runs /srv/") {
+		t.Errorf("got %q; want the program and its script", body)
 	}
 }

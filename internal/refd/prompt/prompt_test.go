@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,14 +34,21 @@ type rig struct {
 	rules   rules.Live
 	written []prompt.Answer
 	fails   error
+	// writing is called while a rule is written; nil is nothing.
+	writing func()
+	changes atomic.Int64
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t}
 	r.rules.Swap(asking(t))
-	r.Store = prompt.New(prompt.Config{Rules: &r.rules, Write: func(_ context.Context, _ *conn.Snapshot, a prompt.Answer) error {
+	query := func(c *conn.Snapshot) bool { return c.Direction == packet.Outbound && c.Tuple.Remote.Port() == 53 }
+	r.Store = prompt.New(prompt.Config{Rules: &r.rules, Query: query, Changed: func() { r.changes.Add(1) }, Write: func(_ context.Context, _ *conn.Snapshot, a prompt.Answer) error {
 		r.written = append(r.written, a)
+		if r.writing != nil {
+			r.writing()
+		}
 		if r.fails != nil {
 			return r.fails
 		}
@@ -113,7 +121,7 @@ func bubble(t *testing.T, name string, f func(r *rig)) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t)
 			defer r.Reset()
-			defer r.Attend()()
+			r.All() // somebody is there
 			f(r)
 		})
 	})
@@ -198,10 +206,22 @@ func TestWaiting(t *testing.T) {
 		if p := r.one(); p.Waiting != 0 {
 			r.t.Errorf("got %+v; want nobody to wait", p)
 		}
-		r.answer(prompt.Answer{Action: rules.Allow, For: prompt.Once})
+		if got := <-r.ask(to("/bin/app", "", 443)); !errors.Is(got.err, context.DeadlineExceeded) {
+			r.t.Errorf("got %v; want the same question again", got.err)
+		}
+		r.answer(prompt.Answer{Action: rules.Allow, For: prompt.Session})
 		r.want(r.ask(to("/bin/app", "", 443)), verdict.Accept)
+	})
+	bubble(t, "once, said too late, is not for another connection", func(r *rig) {
+		<-r.ask(to("/bin/app", "", 443))
+		r.answer(prompt.Answer{Action: rules.Allow, For: prompt.Once})
+		if len(r.All()) != 0 {
+			r.t.Errorf("got %+v; want none", r.All())
+		}
 		r.ask(to("/bin/app", "", 443))
-		r.one()
+		if p := r.one(); p.Waiting != 1 {
+			r.t.Errorf("got %+v; want it to be asked about", p)
+		}
 	})
 	bubble(t, "goes at last", func(r *rig) {
 		r.ask(to("/bin/app", "", 443))
@@ -298,16 +318,112 @@ func TestBadAnswers(t *testing.T) {
 }
 
 func TestChanges(t *testing.T) {
-	bubble(t, "", func(r *rig) {
-		sub := r.Changes().Subscribe("test", 10)
-		defer sub.Cancel()
-		r.ask(to("/bin/app", "", 443))
-		r.ask(to("/bin/app", "", 444))
-		r.answer(prompt.Answer{Action: rules.Allow, For: prompt.Once})
-		for _, want := range []prompt.Kind{prompt.Shown, prompt.Changed, prompt.Gone} {
-			if got := <-sub.C(); got.Kind != want {
-				r.t.Errorf("got %v; want %v", got.Kind, want)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.Reset()
+		r.All()
+		before := r.changes.Load()
+		for _, step := range []func(){
+			func() { r.ask(to("/bin/app", "", 443)) },
+			func() { r.ask(to("/bin/app", "", 444)) },
+			func() { r.answer(prompt.Answer{Action: rules.Allow, For: prompt.Once}) },
+		} {
+			step()
+			now := r.changes.Load()
+			if now <= before {
+				t.Error("a change was not told")
 			}
+			before = now
+		}
+	})
+}
+
+// A script is known by what runs it, too: any program can be called with the name of a script.
+func TestAScriptIsNotItsName(t *testing.T) {
+	bubble(t, "", func(r *rig) {
+		good, bad := to("/usr/bin/python3", "", 443), to("/tmp/python3", "", 443)
+		good.Process.Script, bad.Process.Script = "/srv/fetch.py", "/srv/fetch.py"
+		c := r.ask(good)
+		if p := r.one(); p.Program() != "/usr/bin/python3, which runs /srv/fetch.py" {
+			r.t.Errorf("got %q", p.Program())
+		}
+		r.answer(prompt.Answer{Action: rules.Allow, For: prompt.Session})
+		r.want(c, verdict.Accept)
+		r.want(r.ask(good), verdict.Accept)
+		r.ask(bad)
+		if p := r.one(); p.Process.Path != "/tmp/python3" || p.Waiting != 1 {
+			r.t.Errorf("got %+v; want a question about the other program", p)
+		}
+	})
+}
+
+// Names that no rule can have are not shown, and not what an answer is limited by: they could pass for an address, or for more.
+func TestNamesThatSomebodyMadeUp(t *testing.T) {
+	bubble(t, "", func(r *rig) {
+		for i, name := range []string{"*.com", ".com", "198.51.100.7", "a\nb.example", "-", "list:mine"} {
+			r.ask(to("/bin/app", name, uint16(1000+i)))
+		}
+		r.ask(to("/bin/app", "global", 2000))
+		for _, target := range r.one().Targets[:6] {
+			if target.Domain != "" || target.Name() != "192.0.2.1" {
+				r.t.Errorf("got %+v; want its address only", target)
+			}
+		}
+	})
+}
+
+// Once is for what was seen: what came meanwhile is asked about.
+func TestOnceIsForWhatWasSeen(t *testing.T) {
+	bubble(t, "", func(r *rig) {
+		seen := r.ask(to("/bin/app", "one.example", 443))
+		revision := r.one().Revision
+		late := r.ask(to("/bin/app", "two.example", 443))
+		r.answer(prompt.Answer{Action: rules.Allow, For: prompt.Once, Seen: revision})
+		r.want(seen, verdict.Accept)
+		if p := r.one(); p.Waiting != 1 || len(p.Targets) != 1 || p.Targets[0].Domain != "two.example" || len(late) != 0 {
+			r.t.Errorf("got %+v; want a question about what came later", p)
+		}
+		r.answer(prompt.Answer{Action: rules.Block, For: prompt.Once, Seen: r.one().Revision})
+		r.want(late, verdict.Block)
+	})
+}
+
+// Of two answers one counts, also while its rule is being written.
+func TestTwoAnswers(t *testing.T) {
+	bubble(t, "", func(r *rig) {
+		c := r.ask(to("/bin/app", "", 443))
+		id := r.one().ID
+		r.writing = func() {
+			for _, a := range []prompt.Answer{
+				{Action: rules.Allow, For: prompt.Always}, {Action: rules.Allow, For: prompt.Session}, {Action: rules.Allow, For: prompt.Once},
+			} {
+				if err := r.Answer(r.t.Context(), id, a); !errors.Is(err, prompt.ErrNoPrompt) {
+					r.t.Errorf("%+v: got %v; want ErrNoPrompt", a, err)
+				}
+			}
+			if err := r.Dismiss(id); !errors.Is(err, prompt.ErrNoPrompt) {
+				r.t.Errorf("got %v; want ErrNoPrompt", err)
+			}
+		}
+		r.answer(prompt.Answer{Action: rules.Block, For: prompt.Always})
+		r.want(c, verdict.Block)
+		if n := r.Forget(); n != 0 || len(r.written) != 1 {
+			r.t.Errorf("%d answers and %d rules were kept; want one rule", n, len(r.written))
+		}
+	})
+}
+
+// Who may only look is not somebody to ask.
+func TestPeeking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.Reset()
+		<-r.ask(to("/bin/app", "", 443))
+		if n := len(r.Peek()); n != 1 {
+			t.Errorf("got %d prompts; want 1", n)
+		}
+		if got := <-r.ask(to("/bin/app", "", 443)); !errors.Is(got.err, firewall.ErrNobody) {
+			t.Errorf("got %v; want nobody to be there", got.err)
 		}
 	})
 }
