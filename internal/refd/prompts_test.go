@@ -1,6 +1,7 @@
 package refd
 
 import (
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"github.com/weirfw/weir/internal/refd/config"
 	"github.com/weirfw/weir/internal/refd/prompt"
 	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/firewall"
+	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/rules"
 )
@@ -70,4 +73,23 @@ func TestAnswersWaitForAReload(t *testing.T) {
 	now, err := os.ReadFile(path)
 	require.NoError(t, err)
 	assert.Equal(t, unfinished, string(now))
+}
+
+// Looking without the role to answer does not make connections wait for an answer.
+func TestViewersAreNotAsked(t *testing.T) {
+	cfg, err := config.Parse("", []byte("default: {out: ask}\n"))
+	require.NoError(t, err)
+	d := &Daemon{opt: Options{Config: cfg}, cfg: cfg, log: slog.New(slog.DiscardHandler)}
+	d.nameserver.server, err = nameserver.New(nameserver.Config{})
+	require.NoError(t, err)
+	d.rules.Swap(cfg.Rules)
+	d.buildPrompts()
+	for range 2 {
+		_, err = d.prompts.Ask(t.Context(), answered("", "192.0.2.1"))
+		require.ErrorIs(t, err, firewall.ErrNobody)
+		open, err := backend{d}.Prompts(t.Context()) // of nobody in particular
+		require.NoError(t, err)
+		assert.Len(t, open, 1)
+	}
+	d.prompts.Reset()
 }

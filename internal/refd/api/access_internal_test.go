@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -91,5 +92,16 @@ func TestFloodsAreApart(t *testing.T) {
 				t.Errorf("a login with a good code: got %d", got)
 			}
 		})
+	}
+}
+
+func TestMayWrite(t *testing.T) {
+	for role, want := range map[Role]bool{NoRole: false, ReadOnly: false, ReadWrite: true} {
+		if got := MayWrite(context.WithValue(t.Context(), callerKey{}, caller{role: role})); got != want {
+			t.Errorf("role %v: got %t; want %t", role, got, want)
+		}
+	}
+	if MayWrite(t.Context()) {
+		t.Error("nobody may write")
 	}
 }

@@ -385,6 +385,9 @@ func (s *Store) Answer(ctx context.Context, id uint64, a Answer) error {
 	if a.For != Once && a.For != Session && a.For != Always {
 		return fmt.Errorf("%w: for %q: use once, session or always", ErrAnswer, a.For)
 	}
+	if addr, err := netip.ParseAddr(a.Target); err == nil {
+		a.Target = addr.WithZone("").String() // as Target.Name has it
+	}
 	p, example, err := s.claim(id, a)
 	if err != nil || a.For != Always {
 		return err

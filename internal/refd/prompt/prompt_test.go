@@ -427,3 +427,15 @@ func TestPeeking(t *testing.T) {
 		}
 	})
 }
+
+// A rule has no zones: with one or without, the address is the same target.
+func TestTargetWithAZone(t *testing.T) {
+	bubble(t, "", func(r *rig) {
+		s := to("/bin/app", "", 443)
+		s.Tuple.Remote = netip.MustParseAddrPort("[fe80::1%7]:443")
+		c := r.ask(s)
+		r.answer(prompt.Answer{Action: rules.Allow, For: prompt.Session, Target: "fe80::1%7"})
+		r.want(c, verdict.Accept)
+		r.want(r.ask(s), verdict.Accept)
+	})
+}
