@@ -1,7 +1,6 @@
 package refd
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,11 +10,8 @@ import (
 
 	"github.com/weirfw/weir/internal/refd/api"
 	"github.com/weirfw/weir/internal/refd/config"
-	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/nameserver"
-	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/rules"
-	"github.com/weirfw/weir/pkg/verdict"
 )
 
 // A check says what is wrong, with the key, and changes nothing; paths are not changed at all.
@@ -71,33 +67,4 @@ func TestAFailedChangeLeavesNoFile(t *testing.T) {
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
 	assert.Equal(t, text, string(b))
-}
-
-// stubborn is a packet backend that takes no other verdict.
-type stubborn struct{}
-
-func (stubborn) Update(packet.Tuple, verdict.Action, uint8) error {
-	return errors.New("the kernel is busy")
-}
-
-// What does not work for one connection is told, and takes nothing back: the new rules are in force.
-func TestAChangeStaysWhereAConnectionDoesNot(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "refd.yaml")
-	require.NoError(t, os.WriteFile(path, []byte("mode: enforce\n"), 0o600))
-	cfg, err := config.Read(path)
-	require.NoError(t, err)
-	d := nameserverDaemon(t, func(c *config.Loaded) { c.Mode = config.Enforce })
-	d.opt = Options{ConfigPath: path, Config: d.cfg, Interfaces: &rules.Interfaces{}}
-	d.rules.Swap(cfg.Rules)
-	d.buildPrompts()
-	d.firewall, err = firewall.New(firewall.Config{Store: d.store, Deciders: []firewall.Decider{&firewall.RuleDecider{Rules: &d.rules}}, Source: stubborn{}})
-	require.NoError(t, err)
-	begin(d, 1)
-	out, err := backend{d}.ChangePolicy(t.Context(), api.PolicyRequest{Default: &rules.Defaults{Out: rules.Block}})
-	require.NoError(t, err)
-	assert.Contains(t, out.Trouble, "the kernel is busy")
-	b, err := os.ReadFile(path)
-	require.NoError(t, err)
-	assert.Contains(t, string(b), "block")
-	assert.Equal(t, rules.Block, d.running().Default.Out)
 }
