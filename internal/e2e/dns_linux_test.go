@@ -30,6 +30,18 @@ func (r *rig) newest(t *testing.T, remote string, port int, flags ...string) con
 	return r.conn(t, netip.MustParseAddr(remote), uint16(port), flags...)
 }
 
+// dnsmasq runs Debian's dnsmasq on the client until the end of the test, which asks a server on behalf of programs.
+func (r *rig) dnsmasq(t *testing.T, port int, server string, flags ...string) {
+	t.Helper()
+	testutil.RequireTool(t, "dnsmasq")
+	p := r.client.Start(t, "dnsmasq", append([]string{
+		"--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--no-poll", "--pid-file=", "--log-facility=-", "--cache-size=0",
+		"--listen-address=127.0.0.1", "--bind-interfaces", fmt.Sprintf("--port=%d", port), "--server=" + server,
+	}, flags...)...)
+	t.Cleanup(p.Kill)
+	p.WaitOutput(t, "started", startLimit)
+}
+
 // Without a nameserver of refd's, the system's DNS passes, programs' own is inspected, and what goes round it is blocked.
 func TestIntegrationDisabledDNS(t *testing.T) {
 	testutil.NoLeaks(t)
@@ -63,12 +75,28 @@ apps:
 			t.Errorf("got %+v; want each packet seen", c)
 		}
 	})
+	t.Run("a real dnsmasq is known by its account", func(t *testing.T) {
+		for account, want := range map[string]bool{"dnsmasq": true, "www-data": false} {
+			port := 5300 + len(account)
+			r.dnsmasq(t, port, testnet.ServerV4, "--user="+account)
+			if !r.digs("open.test", "@127.0.0.1", "-p", fmt.Sprint(port)) {
+				t.Errorf("%s: no answer\n%s", account, r.cli(t, "conns"))
+			}
+			if c := r.newest(t, testnet.ServerV4, 53, "--app", "dnsmasq"); (c.Decision.Reason.Code == dnsguard.CodeSystemDNS) != want {
+				t.Errorf("as %s: got %+v of %+v; want the system's: %v", account, c.Decision, c.Process, want)
+			}
+		}
+	})
 	t.Run("what is not DNS is blocked for good", func(t *testing.T) {
 		const from = "5353"
 		r.client.Try("sh", "-c", "printf 'GET / HTTP/1.1\\r\\n\\r\\n' | socat -t1 - UDP:"+testnet.ServerV4+":53,sourceport="+from)
 		c := r.newest(t, testnet.ServerV4, 53, "--app", "socat")
 		if c.Verdict() != verdict.Block || c.Decision.Reason.Code != dnsguard.CodeNotDNS || c.Decision.Scope != verdict.ScopePermanent {
 			t.Errorf("got %+v; want it blocked for good", c)
+		}
+		r.client.Try("sh", "-c", "printf 'GET / HTTP/1.1\\r\\n\\r\\n' | socat -t1 - UDP6:["+testnet.ServerV6+"]:53")
+		if c := r.newest(t, testnet.ServerV6, 53, "--app", "socat"); c.Decision.Reason.Code != dnsguard.CodeNotDNS || c.Decision.Scope != verdict.ScopePermanent {
+			t.Errorf("IPv6: got %+v; want it blocked for good", c)
 		}
 		if r.digs("open.test", "@"+testnet.ServerV4, "-b", testnet.ClientV4+"#"+from) {
 			t.Error("got an answer on the connection that is blocked")
@@ -193,26 +221,38 @@ func TestIntegrationSelfCheck(t *testing.T) {
 	}
 }
 
-// Two refds of two hosts, one the other's server: neither takes the other's queries, or its own, for a program's.
+// Two refds of two hosts, one the other's server, both of which redirect DNS: neither takes the other's queries, or its own, for a program's.
 func TestIntegrationNameserversInARow(t *testing.T) {
 	testutil.NoLeaks(t)
 	r := newNamesRig(t)
+	const listen, last = sharedV4, "10.78.0.2" // of the far one, and of whom it asks in turn
+	third := r.lab.Host("third")
+	r.lab.Link(r.server, "eth1", testnet.Prefixes("10.78.0.1/24"), third, "eth0", testnet.Prefixes(last+"/24"))
+	third.DNS(t, last+":53", namesZone...)
 	r.client.Etc(t, "resolv.conf", "nameserver "+nobodyV4+"\n")
-	const between = testnet.ServerV4 + ":5399"
-	far := &rig{lab: r.lab, variant: r.variant, client: r.server, server: r.client, dir: filepath.Join(r.dir, "far"), binary: r.binary}
+	far := &rig{lab: r.lab, variant: r.variant, client: r.server, server: third, dir: filepath.Join(r.dir, "far"), binary: r.binary}
 	if err := os.Mkdir(far.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	far.start(t, settings{rules: fmt.Sprintf(`dns: {monitor: false, nameserver: {upstreams: [%s], listen: ["%s"], any_client: true, seamless: false}}
+	farSettings := func(upstream string) settings {
+		return settings{rules: fmt.Sprintf(`dns: {monitor: false, nameserver: {upstreams: [%s], listen: ["127.0.0.17:53", "%s:53"], any_client: true}}
 default: {in: allow}
-`, testnet.ServerV4, between)})
+`, upstream, listen)}
+	}
+	far.start(t, farSettings(last))
 	far.listens(t, true)
-	r.start(t, settings{rules: fmt.Sprintf("dns: {monitor: false, nameserver: {upstreams: ['%s']}}\n", between)})
+	nearSettings := settings{rules: fmt.Sprintf(`dns: {monitor: false, nameserver: {upstreams: [%s], listen: ["127.0.0.17:53", "%s:53"], any_client: true}}
+default: {in: allow}
+`, listen, testnet.ClientV4)}
+	r.start(t, nearSettings)
 	r.listens(t, true)
 	for _, how := range []string{"+notcp", "+tcp"} {
 		if !r.digs("open.test", "@"+nobodyV4, how) {
 			t.Errorf("dig %s: no answer\n%s\n%s", how, r.refd.Output(), far.refd.Output())
 		}
+	}
+	if out := r.server.Run(t, "dig", "+short", "@10.78.0.99", "fine.test"); !strings.Contains(out, sharedV4) {
+		t.Errorf("got %s; want the far host's programs redirected, too", out)
 	}
 	for name, x := range map[string]*rig{"near": r, "far": far} {
 		s, _ := x.tryStatus()
@@ -220,9 +260,29 @@ default: {in: allow}
 			t.Errorf("%s: got %+v; want queries, and no loop", name, st)
 		}
 	}
-	if s, _ := far.tryStatus(); s.Nameserver.Stats.Queries > 2 {
+	if s, _ := far.tryStatus(); s.Nameserver.Stats.Queries > 3 {
 		t.Errorf("got %+v; want no query twice", s.Nameserver.Stats)
 	}
+	// wantLoop has a query go round, and wants that to be noticed: so it would have been before.
+	wantLoop := func(name, how string) {
+		t.Helper()
+		if r.digs(name, "@"+nobodyV4) {
+			t.Errorf("%s: got an answer; want none", how)
+		}
+		s, _ := r.tryStatus()
+		out, _ := r.client.Try(r.binary, "--config", r.configPath(), "status") // its exit status tells of the state
+		if s.Nameserver.Stats.Loops == 0 || !strings.Contains(out, "error: The ") || !strings.Contains(out, name) {
+			t.Errorf("%s: got %+v; want the loop noticed\n%s", how, s.Nameserver.Stats, out)
+		}
+	}
+	t.Run("somebody redirects refd's own queries", func(t *testing.T) {
+		r.stop(t)
+		r.start(t, nearSettings)
+		r.listens(t, true)
+		r.client.Run(t, r.tool(netip.IPv4Unspecified(), ""), "-t", "nat", "-I", "OUTPUT", "-p", "udp", "-d", listen, "--dport", "53",
+			"-j", "DNAT", "--to-destination", "127.0.0.17:53")
+		wantLoop("www.example.test", "its own query")
+	})
 }
 
 // While the network wants a login, what leads there passes whatever the rules say, and is asked of the network's own nameserver.

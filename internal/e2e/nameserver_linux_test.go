@@ -10,6 +10,8 @@ import (
 
 	"github.com/weirfw/weir/internal/testnet"
 	"github.com/weirfw/weir/internal/testutil"
+	"github.com/weirfw/weir/pkg/firewall/dnsguard"
+	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/verdict"
 )
@@ -108,6 +110,29 @@ func (r *rig) wantQueries(t *testing.T) {
 	}
 }
 
+// wantCache wants the cache to list what was asked, and to forget what it is told to.
+func (r *rig) wantCache(t *testing.T) {
+	t.Helper()
+	if out := r.cli(t, "dns", "cache"); !strings.Contains(out, "open.test") || !strings.Contains(out, testnet.ServerV6) || !strings.Contains(out, "fine.test") {
+		t.Errorf("dns cache: got %s; want what was asked", out)
+	}
+	if out := r.cli(t, "dns", "cache", "open.test"); !strings.Contains(out, testnet.ServerV4) || strings.Contains(out, "fine.test") {
+		t.Errorf("dns cache open.test: got %s; want nothing else", out)
+	}
+	if out := r.cli(t, "dns", "flush", "open.test"); !strings.Contains(out, "forgot 2 answers") {
+		t.Errorf("dns flush open.test: got %s; want both answers forgotten", out)
+	}
+	if out := r.cli(t, "dns", "cache"); strings.Contains(out, "open.test") || !strings.Contains(out, "fine.test") {
+		t.Errorf("dns cache: got %s; want the rest", out)
+	}
+	if out := r.cli(t, "dns", "flush"); !strings.Contains(out, "forgot ") || strings.Contains(out, "forgot 0") {
+		t.Errorf("dns flush: got %s; want the rest forgotten", out)
+	}
+	if out := r.cli(t, "dns", "cache"); strings.Contains(out, ".test") {
+		t.Errorf("dns cache: got %s; want nothing", out)
+	}
+}
+
 // Programs that ask any nameserver are answered by refd's, after their rules were looked at.
 func TestIntegrationNameserver(t *testing.T) {
 	testutil.NoLeaks(t)
@@ -155,7 +180,18 @@ func TestIntegrationNameserver(t *testing.T) {
 		r.start(t, settings{rules: ownNameserver(", seamless: false, blocked: sinkhole") + appRules + namesRules})
 		defer r.stop(t)
 		r.listens(t, true)
-		r.wantLookups(t, map[string]outcome{"open.test": answered, "fine.test": answered})
+		r.wantLookups(t, map[string]outcome{
+			"open.test": answered, "example.test": refused, "www.example.test": refused, "alias.test": refused,
+			"shared.example.test": refused, // at the sinkhole
+		})
+		other := r.copyOfCurl(t)
+		held := r.client.Start(t, other, "-4", "-sS", "-N", fmt.Sprintf("http://fine.test:%d/stream", webPort), "-o", filepath.Join(r.dir, "held"))
+		r.eventually(t, startLimit, "another program is connected to the shared address", func() bool {
+			return len(r.conns(t, "--domain", "fine.test", "--app", other, "--live", "--port", fmt.Sprint(webPort))) > 0
+		})
+		r.wantLookups(t, map[string]outcome{"shared.example.test": refused, "fine.test": answered})
+		held.Kill()
+		r.wantCache(t)
 		if out := r.client.Run(t, "dig", "@::1", "example.test"); !strings.Contains(out, "0.0.0.17") || !strings.Contains(out, "not this site") {
 			t.Errorf("got %s; want the sinkhole with the reason", out)
 		}
@@ -173,6 +209,54 @@ func TestIntegrationNameserver(t *testing.T) {
 		r.listens(t, true)
 		r.wantLookups(t, all)
 		r.wantNoLoop(t)
+	})
+	t.Run("bypass prevention", func(t *testing.T) {
+		r.client.Etc(t, "resolv.conf", "nameserver "+nobodyV4+"\n")
+		r.server.TCPEcho(t, "[::]:853")
+		endpoints := filepath.Join(r.dir, "doh")
+		if err := os.WriteFile(endpoints, []byte("fine.test\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.start(t, settings{rules: fmt.Sprintf(`dns: {monitor: false, packets: false, prevent_bypass: true, endpoints: [%s], nameserver: {upstreams: [%s]}}
+apps:
+  - {id: curl, match: [{path: /usr/bin/curl}], prevent_dns_bypass: false}
+`, endpoints, testnet.ServerV4)})
+		defer r.stop(t)
+		r.listens(t, true)
+		for name, want := range map[string]string{"fine.test": "DNS over HTTPS", nameserver.Canary: "NXDOMAIN", "open.test": testnet.ServerV4} {
+			out := r.client.Run(t, "dig", "@"+nobodyV4, name)
+			if !strings.Contains(out, want) || (want != testnet.ServerV4) != strings.Contains(out, "NXDOMAIN") {
+				t.Errorf("dig %s: got %s; want %s", name, out, want)
+			}
+		}
+		r.wantLookups(t, map[string]outcome{"fine.test": answered}) // the app that may
+		for _, to := range []string{"TCP:" + testnet.ServerV4, "UDP:" + testnet.ServerV4, "TCP:[" + testnet.ServerV6 + "]"} {
+			if out, _ := r.client.Try("sh", "-c", "echo hello | socat -t1 - "+to+":853"); strings.Contains(out, "hello") {
+				t.Errorf("%s, port 853: got %q; want nothing", to, out)
+			}
+		}
+		for _, server := range []string{testnet.ServerV4, testnet.ServerV6} {
+			for _, c := range r.conns(t, "--remote", server, "--port", "853") {
+				if c.Verdict() != verdict.Block || c.Decision.Reason.Code != dnsguard.CodeBypass {
+					t.Errorf("got %+v; want it blocked", c)
+				}
+			}
+			r.newest(t, server, 853)
+		}
+	})
+	t.Run("a server of this host whose queries are redirected", func(t *testing.T) {
+		r.dnsmasq(t, 53, nobodyV4)
+		r.start(t, settings{rules: "dns: {monitor: false, packets: false, nameserver: {upstreams: [127.0.0.1]}}\n"})
+		defer r.stop(t)
+		r.listens(t, true)
+		if out := r.client.Run(t, "dig", "@127.0.0.17", "open.test"); !strings.Contains(out, "SERVFAIL") {
+			t.Errorf("got %s; want no answer", out)
+		}
+		s, _ := r.tryStatus()
+		out, _ := r.client.Try(r.binary, "--config", r.configPath(), "status") // its exit status tells of the state
+		if s.Nameserver.Stats.Loops == 0 || !strings.Contains(out, "127.0.0.1") || !strings.Contains(out, "seamless") {
+			t.Errorf("got %+v; want the loop noticed, with a remedy\n%s", s.Nameserver.Stats, out)
+		}
 	})
 	t.Run("lists", func(t *testing.T) {
 		list := filepath.Join(r.dir, "list")

@@ -16,8 +16,9 @@ import (
 const (
 	// maxRedirected bounds the sockets whose queries are redirected.
 	maxRedirected = 4096
-	// maxAskers are queries under way whose process is not looked for again: it is wanted up to three times.
-	maxAskers = 1024
+	// maxAskers are queries under way whose process is not looked for again: it is wanted up to three times, and its socket may be
+	// gone by then. The nameserver has no more of them waiting.
+	maxAskers = nameserver.DefaultMaxQueries
 )
 
 // askers find the processes that ask our nameserver.

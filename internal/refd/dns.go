@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/weirfw/weir/internal/refd/api"
@@ -39,24 +38,11 @@ func (b backend) DNSCache(_ context.Context, r api.DNSRequest) ([]api.DNSEntry, 
 }
 
 func entryOf(e *nameserver.CacheEntry) api.DNSEntry {
-	entry := api.DNSEntry{Name: e.Name, Type: e.Type.String(), RCode: rcode(e.Answer.RCode), CNAMEs: e.Answer.CNAMEs, Left: e.Left}
+	entry := api.DNSEntry{Name: e.Name, Type: e.Type.String(), RCode: dnsmon.RCodeName(e.Answer.RCode), CNAMEs: e.Answer.CNAMEs, Left: e.Left}
 	for _, a := range e.Answer.Addrs {
 		entry.Addresses = append(entry.Addresses, a.String())
 	}
 	return entry
-}
-
-// rcode names the response codes that a cache keeps (RFC 1035 section 4.1.1).
-func rcode(n int) string {
-	switch n {
-	case 0:
-		return "NOERROR"
-	case 2:
-		return "SERVFAIL"
-	case 3:
-		return "NXDOMAIN"
-	}
-	return "RCODE " + strconv.Itoa(n)
 }
 
 // DNSFlush implements api.Backend.
@@ -93,7 +79,7 @@ func (b backend) DNSQuery(ctx context.Context, r api.DNSQueryRequest) (api.DNSAn
 	}
 	a := reply.Answer
 	answer := api.DNSAnswer{
-		Name: name, Type: kind.String(), RCode: rcode(a.RCode), CNAMEs: a.CNAMEs, Targets: a.Targets, TTL: reply.TTL,
+		Name: name, Type: kind.String(), RCode: dnsmon.RCodeName(a.RCode), CNAMEs: a.CNAMEs, Targets: a.Targets, TTL: reply.TTL,
 		Source: reply.Source.String(), Upstream: a.Upstream,
 	}
 	for _, addr := range a.Addrs {

@@ -59,7 +59,7 @@ func (d *Daemon) buildNameserver() (err error) {
 	n.server, err = nameserver.New(nameserver.Config{
 		Listen: cfg.Listen, Settings: n.settings, IsLocal: host{d.links}.IsLocalAddr,
 		Decider: n.queries, Recorder: records, OnAnswer: n.queries.answered, Own: d.check.ownName, HostName: hostName,
-		Announce: d.announceQuery, Withdraw: d.withdrawQuery,
+		Announce: d.announceQuery, Withdraw: d.withdrawQuery, IsServer: n.queries.isServer, MaxQueries: maxAskers,
 		OnListen: func([]netip.AddrPort) { d.steer(); d.tellVPN() },
 		States:   n.module.States(), Log: d.log.With("module", "nameserver"),
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/firewall"
 	"github.com/weirfw/weir/pkg/nameserver"
 	"github.com/weirfw/weir/pkg/netif"
@@ -201,8 +202,8 @@ func TestCacheEntries(t *testing.T) {
 	if e.Name != "a.test" || e.Type != "AAAA" || e.RCode != "NOERROR" || e.Left != time.Minute || e.CNAMEs[0] != "b.test" || e.Addresses[0] != "2001:db8::1" {
 		t.Errorf("got %+v", e)
 	}
-	for n, want := range map[int]string{2: "SERVFAIL", 3: "NXDOMAIN", 9: "RCODE 9"} {
-		if got := rcode(n); got != want {
+	for n, want := range map[int]string{2: "SERVFAIL", 3: "NXDOMAIN", 9: "NOTAUTH", 99: "RCODE 99"} {
+		if got := dnsmon.RCodeName(n); got != want {
 			t.Errorf("got %s; want %s", got, want)
 		}
 	}

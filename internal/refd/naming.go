@@ -13,6 +13,7 @@ import (
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/firewall"
+	"github.com/weirfw/weir/pkg/firewall/dnsguard"
 	"github.com/weirfw/weir/pkg/firewall/naming"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/names"
@@ -33,7 +34,7 @@ func (d *Daemon) buildNaming() error {
 		return fmt.Errorf("names: %w", err)
 	}
 	if cfg.Packets {
-		if d.naming.observer, err = naming.NewObserver(naming.Config{Table: d.naming.table}); err != nil {
+		if d.naming.observer, err = naming.NewObserver(naming.Config{Table: d.naming.table, Forwarder: dnsguard.SystemResolver}); err != nil {
 			return fmt.Errorf("names: %w", err)
 		}
 	}

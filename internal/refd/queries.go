@@ -2,6 +2,7 @@ package refd
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"slices"
 
@@ -157,10 +158,29 @@ func snapshotOf(q *nameserver.Query, who *asker, a *nameserver.Answer) *conn.Sna
 func (d *queries) answered(q nameserver.Query, r nameserver.Reply) {
 	var who names.Asker
 	// the context ends searches; who asked was found when the query was decided
-	if p := d.askers.find(context.Background(), &q).process; p != nil && !naming.SystemResolver(p) {
+	if p := d.askers.find(context.Background(), &q).process; p != nil && !dnsguard.SystemResolver(p) {
 		who = naming.AskerOf(p)
 	}
 	d.table.Add(names.Nameserver, who, names.Resolve(answerOf(&q, &r))...)
+}
+
+// isServer reports whether the program that asks is the one that answers at a server on this host. Two programs of one executable are not
+// the same: the other one may ask what it likes.
+func (d *queries) isServer(ctx context.Context, q nameserver.Query, u nameserver.Upstream) bool {
+	who := d.askers.find(ctx, &q).process
+	if who == nil {
+		return false
+	}
+	i := &packet.Info{Direction: packet.Inbound, Version: 6, Seen: q.Time}
+	i.Tuple = packet.Tuple{Protocol: packet.TCP, Local: u.Addr, Remote: netip.AddrPortFrom(u.Addr.Addr(), q.Client.Port())}
+	if u.Protocol == nameserver.PlainUDP {
+		i.Protocol = packet.UDP
+	}
+	if i.Is4() {
+		i.Version = 4
+	}
+	server, err := d.askers.processes.Find(ctx, i, packet.Inbound)
+	return err == nil && server.PID == who.PID && server.StartTicks == who.StartTicks
 }
 
 // answerOf is an answer as the system's resolver would tell it.

@@ -64,7 +64,10 @@ var (
 	ours         = netip.MustParseAddrPort("127.0.0.17:53")
 	curl         = &conn.Process{PID: 7, StartTicks: 70, Path: "/usr/bin/curl"}
 	strict       = &conn.Process{PID: 9, StartTicks: 90, Path: "/usr/bin/strict"}
-	resolver     = &conn.Process{PID: 8, StartTicks: 80, Path: "/usr/lib/systemd/systemd-resolved"}
+	resolver     = &conn.Process{
+		PID: 8, StartTicks: 80, Path: "/usr/lib/systemd/systemd-resolved",
+		Cgroup: "/system.slice/systemd-resolved.service", Services: []string{"Dnscache"},
+	}
 )
 
 type queriesRig struct {
@@ -256,6 +259,52 @@ func TestAskersAreFoundByTheirSockets(t *testing.T) {
 	}
 }
 
+// As many queries as may wait have their processes known to the end.
+func TestAskersOfAllWaitingQueriesAreKept(t *testing.T) {
+	r := newQueriesRig(t)
+	r.sockets.of[[2]netip.AddrPort{clientSocket, ours}] = curl
+	waiting := make([]nameserver.Query, nameserver.DefaultMaxQueries)
+	for i := range waiting {
+		waiting[i] = r.query("a.test", 1)
+		r.askers.find(t.Context(), &waiting[i])
+	}
+	clear(r.sockets.of) // they have closed their sockets
+	for _, q := range waiting {
+		if got := r.askers.find(t.Context(), &q).process; got != curl {
+			t.Fatalf("query %d of %d: got %+v; want its process", q.ID, len(waiting), got)
+		}
+	}
+}
+
+// A server on this host that asks what it would be asked is known by its socket.
+func TestServersAreKnownByTheirSockets(t *testing.T) {
+	r := newQueriesRig(t)
+	for _, u := range []nameserver.Upstream{
+		{Addr: netip.MustParseAddrPort("127.0.0.1:53")}, {Addr: netip.MustParseAddrPort("[::1]:5353")},
+		{Addr: netip.MustParseAddrPort("127.0.0.1:53"), Protocol: nameserver.PlainTCP},
+	} {
+		clear(r.sockets.of)
+		r.sockets.of[[2]netip.AddrPort{clientSocket, ours}] = resolver
+		is := func() bool { return r.isServer(t.Context(), r.query("a.test", 1), u) }
+		if is() {
+			t.Errorf("%v: a server that nobody knows asks", u)
+		}
+		listener := [2]netip.AddrPort{u.Addr, netip.AddrPortFrom(u.Addr.Addr(), clientSocket.Port())}
+		r.sockets.of[listener] = resolver
+		if !is() {
+			t.Errorf("%v: the server is not known", u)
+		}
+		r.sockets.of[listener] = &conn.Process{PID: resolver.PID + 1, StartTicks: resolver.StartTicks, Path: resolver.Path}
+		if is() {
+			t.Errorf("%v: another process of the same program is taken for the server", u)
+		}
+		delete(r.sockets.of, [2]netip.AddrPort{clientSocket, ours})
+		if is() {
+			t.Errorf("%v: nobody is taken for the server", u)
+		}
+	}
+}
+
 func TestRedirectedSocketsAreBounded(t *testing.T) {
 	var r redirected
 	local := func(n int) netip.AddrPort {
@@ -304,6 +353,10 @@ func TestNamesAreLearntFromAnswers(t *testing.T) {
 	reply.Answer.Targets = nil
 	if e := learn(resolver, "other.test"); e.Asker != (names.Asker{}) {
 		t.Errorf("got %+v; want nobody in particular", e)
+	}
+	// a path is anybody's: no names for everybody because of it
+	if e := learn(&conn.Process{PID: 1 << 30, StartTicks: 90, Path: resolver.Path}, "poison.test"); e.Asker != (names.Asker{PID: 1 << 30, Start: 90}) {
+		t.Errorf("got %+v; want a name of who has the resolver's path", e)
 	}
 	if e := learn(nil, "third.test"); e.Asker != (names.Asker{}) {
 		t.Errorf("got %+v; want nobody in particular", e)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/nameserver"
 )
 
@@ -59,7 +60,7 @@ func queryOf(rec *nameserver.Record) *conn.Query {
 		q.Error = rec.Err.Error()
 	}
 	if a := rec.Reply.Answer; a != nil {
-		q.RCode, q.Addresses, q.Source, q.Upstream = rcode(a.RCode), a.Addrs, rec.Reply.Source.String(), a.Upstream
+		q.RCode, q.Addresses, q.Source, q.Upstream = dnsmon.RCodeName(a.RCode), a.Addrs, rec.Reply.Source.String(), a.Upstream
 	}
 	return q
 }

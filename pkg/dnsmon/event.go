@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/miekg/dns"
 )
@@ -84,10 +83,7 @@ func (e *event) failure() string {
 	case "success":
 		return ""
 	case "rcode-failure":
-		if s, ok := dns.RcodeToString[e.Rcode]; ok {
-			return s
-		}
-		return "rcode " + strconv.Itoa(e.Rcode)
+		return RCodeName(e.Rcode)
 	}
 	return e.State
 }

@@ -146,7 +146,7 @@ func TestFailures(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"state":"timeout","question":[{"name":"x.test"}]}`:                  "[x.test] timeout",
 		`{"state":"rcode-failure","rcode":5,"question":[{"name":"x.test"}]}`:  "[x.test] REFUSED",
-		`{"state":"rcode-failure","rcode":99,"question":[{"name":"x.test"}]}`: "[x.test] rcode 99",
+		`{"state":"rcode-failure","rcode":99,"question":[{"name":"x.test"}]}`: "[x.test] RCODE 99",
 		`{"state":"success","question":null,"answer":null}`:                   "[]",
 		// what is not ASCII stands where there is nothing else, as with multicast DNS
 		`{"state":"success","question":[{"name":"Bücher.local"}]}`: "[bücher.local]",

@@ -2,6 +2,7 @@ package dnsmon
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/miekg/dns"
@@ -9,6 +10,14 @@ import (
 
 // maxHints bounds the records that one SVCB or HTTPS record makes.
 const maxHints = 64
+
+// RCodeName returns the name of a response code (RFC 1035 section 4.1.1 and IANA's list), such as NXDOMAIN, or RCODE and its number.
+func RCodeName(rcode int) string {
+	if s, ok := dns.RcodeToString[rcode]; ok {
+		return s
+	}
+	return "RCODE " + strconv.Itoa(rcode)
+}
 
 // Records returns what a resource record of class IN says about where a name leads to: an address of A and AAAA, the target of
 // CNAME, target and address hints of SVCB and HTTPS (RFC 9460). Of other types there is nothing to say: who asks a PTR record for

@@ -114,11 +114,31 @@ func TestLaterDaemon(t *testing.T) {
 	eventually(t, "connected again", func() bool { return d2.Clients() == 1 && c.Connected() })
 }
 
-// With the default poll, a port.txt that appears is followed by a connection within a second: half of it is the poll.
-func TestDefaultPoll(t *testing.T) {
-	if ivpn.DefaultPoll > 500*time.Millisecond {
-		t.Errorf("got %v; want half of a second at most", ivpn.DefaultPoll)
+// With the default poll, a port.txt that appears is followed by a connection within a second. The quickest of some tries counts: a poll
+// that is too slow makes all of them late, and a busy machine some.
+func TestConnectedWithinASecond(t *testing.T) {
+	testutil.NoLeaks(t)
+	f := folder(t)
+	c, err := ivpn.NewClient(ivpn.ClientConfig{Folder: f, AnswerTimeout: patience})
+	if err != nil {
+		t.Fatal(err)
 	}
+	runs(t, c.Run)
+	const tries = 10
+	var took [tries]time.Duration
+	for i := range took {
+		began := time.Now()
+		d := daemon(t, ivpntest.Config{Folder: f})
+		eventually(t, "connected", c.Connected)
+		if took[i] = time.Since(began); took[i] <= time.Second {
+			return
+		}
+		if err := d.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "disconnected", func() bool { return !c.Connected() })
+	}
+	t.Errorf("connected after %v; want one of them within a second", took)
 }
 
 func TestPing(t *testing.T) {

@@ -5,8 +5,9 @@
 // It has two parts. Client speaks the daemon's protocol and can be used alone:
 // it finds the daemon, connects, tells what it hears as Events, and connects
 // again. Interop is built on it: it keeps a State, answers package extverdict
-// about connections of the VPN, hands DNS to a nameserver of ours and asks for
-// the exception that redirects need.
+// about connections of the VPN, and hands DNS to a nameserver of ours. What its
+// kill switch drops of redirected connections is for the packet source to except
+// (package nfq does).
 //
 //	i, err := ivpn.New(ivpn.Config{})
 //	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,15 +27,6 @@ type Nameserver interface {
 	// port 53, and true while they shall: while custom servers are configured and
 	// packets are intercepted. It must not block.
 	Delegated() (listen netip.Addr, ok bool)
-}
-
-// Exceptions lets replies of redirected connections pass the kill switch that
-// wg-quick makes for a full tunnel: they come over loopback, from an address that
-// is not this host's.
-type Exceptions interface {
-	// Except asks for an exception for each of these addresses of a tunnel's, and
-	// for no others: none ends them all. It may be asked the same again.
-	Except(ctx context.Context, addrs []netip.Addr) error
 }
 
 // Condition is something about the interop that a person should know.
@@ -63,8 +53,6 @@ const (
 	ConditionUnreachable = "ivpn-unreachable"
 	// ConditionDNS: the daemon refuses to let us have DNS, or to take it back.
 	ConditionDNS = "ivpn-dns"
-	// ConditionException: there is no exception to the tunnel's kill switch.
-	ConditionException = "ivpn-exception"
 )
 
 // Config describes an Interop. All fields are optional.
@@ -79,9 +67,6 @@ type Config struct {
 	// Description of our wish for DNS is shown to the VPN's user; default
 	// "DNS is configured in weir".
 	Description string
-	// Exceptions are asked for while WireGuard is connected. Nil if nothing is
-	// redirected on this host, or whoever redirects sees to it.
-	Exceptions Exceptions
 	// OnChange is told that Handle may answer differently: connections that
 	// Concerns selects have to be decided anew. It may take its time.
 	OnChange func(ctx context.Context)
@@ -141,11 +126,10 @@ func (i *Interop) State() State { return i.view.Load().State }
 // Ping makes an interop without a connection try at once.
 func (i *Interop) Ping() { i.client.Ping() }
 
-// Reconsider tells that Nameserver or what is redirected has changed.
+// Reconsider tells that Nameserver has changed.
 func (i *Interop) Reconsider() { kick(i.kicked) }
 
-// Run works until ctx is done. Before it returns it gives DNS back and ends the
-// exceptions. ready is called when the first attempt to reach a daemon is over.
+// Run works until ctx is done. Before it returns it gives DNS back. ready is called when the first attempt to reach a daemon is over.
 func (i *Interop) Run(ctx context.Context, ready func()) error {
 	// the connection outlives ctx: something is left to be said then
 	connected, hangUp := context.WithCancel(context.WithoutCancel(ctx))
@@ -161,7 +145,7 @@ func (i *Interop) Run(ctx context.Context, ready func()) error {
 	}
 	leaving, cancel := context.WithTimeout(connected, leaveLimit)
 	defer cancel()
-	i.leave(leaving)
+	i.delegate(leaving, netip.Addr{})
 	hangUp()
 	return <-ended
 }
@@ -178,15 +162,7 @@ func (i *Interop) settle(ctx context.Context) {
 			want = reachable(addr)
 		}
 	}
-	s := i.State()
 	i.delegate(ctx, want)
-	i.except(ctx, s.tunnelAddresses())
-}
-
-// leave undoes what settle did.
-func (i *Interop) leave(ctx context.Context) {
-	i.delegate(ctx, netip.Addr{})
-	i.except(ctx, nil)
 }
 
 // reachable is where a server is asked that listens at every address.
@@ -226,19 +202,6 @@ func (i *Interop) delegate(ctx context.Context, want netip.Addr) {
 			v.DNS = want
 		}
 	})
-}
-
-// except asks for exceptions, if they are others than those asked for last.
-func (i *Interop) except(ctx context.Context, want []netip.Addr) {
-	if i.cfg.Exceptions == nil || slices.Equal(i.State().Excepted, want) {
-		return
-	}
-	if err := i.cfg.Exceptions.Except(ctx, want); err != nil {
-		i.raise(ConditionException, "redirected connections may not work while the VPN is connected: "+err.Error())
-		return
-	}
-	i.clear(ConditionException)
-	i.change(func(v *view) { v.Excepted = want })
 }
 
 // change publishes another view.
@@ -343,13 +306,13 @@ func (i *Interop) connected(e Connected) {
 	i.firstOver()
 }
 
-// disconnected forgets everything but what was asked of others than the daemon.
+// disconnected forgets everything.
 func (i *Interop) disconnected(err error) {
 	i.clear(ConditionDetected, ConditionDNS)
 	if err != nil && i.State().Phase == PhaseConnecting {
 		i.raise(ConditionUnreachable, fmt.Sprintf("the service of IVPN cannot be talked to, so that its connections are judged like any others: %v", err))
 	}
-	i.change(func(v *view) { *v = view{State: State{Excepted: v.Excepted}} })
+	i.change(func(v *view) { *v = view{} })
 	i.firstOver()
 }
 

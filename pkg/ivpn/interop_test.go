@@ -2,12 +2,10 @@ package ivpn_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,36 +45,11 @@ func (n *nameserver) Delegated() (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// exceptions notes what was asked for.
-type exceptions struct {
-	mu   sync.Mutex
-	fail bool
-	asks []string
-}
-
-// Except implements ivpn.Exceptions.
-func (x *exceptions) Except(_ context.Context, addrs []netip.Addr) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.asks = append(x.asks, fmt.Sprint(addrs))
-	if x.fail {
-		return errors.New("no rules today")
-	}
-	return nil
-}
-
-func (x *exceptions) asked() []string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return slices.Clone(x.asks)
-}
-
 // bench is an interop with all that belongs to it.
 type bench struct {
 	*ivpn.Interop
 	ears
 	ns      nameserver
-	except  exceptions
 	changes atomic.Int64
 	stop    func()
 
@@ -91,9 +64,9 @@ func interop(t *testing.T, folder string) *bench {
 	var err error
 	b.Interop, err = ivpn.New(ivpn.Config{
 		Client:     ivpn.ClientConfig{Folder: folder, Poll: 10 * time.Millisecond, AnswerTimeout: patience, On: b.on},
-		Nameserver: &b.ns, Exceptions: &b.except,
-		OnChange: func(context.Context) { b.changes.Add(1) },
-		Report:   b.report,
+		Nameserver: &b.ns,
+		OnChange:   func(context.Context) { b.changes.Add(1) },
+		Report:     b.report,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -399,50 +372,6 @@ func TestDNS(t *testing.T) {
 	if got := b.State(); got.Phase != ivpn.PhaseAbsent || got.DNS.IsValid() {
 		t.Errorf("after the end: got %+v; want nothing", got)
 	}
-}
-
-func TestExceptions(t *testing.T) {
-	testutil.NoLeaks(t)
-	f := folder(t)
-	d := daemon(t, ivpntest.Config{Folder: f})
-	b := interop(t, f)
-	const both = "[10.1.2.3 fd00::3]"
-	wants := func(when string, want ...string) {
-		t.Helper()
-		eventually(t, fmt.Sprintf("%s: asked for %v", when, want), func() bool { return slices.Equal(b.except.asked(), want) })
-	}
-	wireGuard := map[string]any{"VpnType": ivpntest.WireGuard, "ClientIP": "10.1.2.3", "ClientIPv6": "fd00::3"}
-	d.Connected(map[string]any{"VpnType": ivpntest.OpenVPN, "ClientIP": "10.9.9.9"})
-	d.Connected(wireGuard)
-	wants("WireGuard", both)
-	d.Starting("192.0.2.1", 2049, 17) // nothing new
-	d.Disconnected()
-	wants("VPN off", both, "[]")
-	d.Connected(wireGuard)
-	wants("VPN on", both, "[]", both)
-	d.HangUp()
-	wants("daemon away and back", both, "[]", both, "[]", both)
-	b.stop()
-	wants("the end", both, "[]", both, "[]", both, "[]")
-}
-
-// What cannot be asked for is asked for again at the next event.
-func TestExceptionFails(t *testing.T) {
-	testutil.NoLeaks(t)
-	f := folder(t)
-	d := daemon(t, ivpntest.Config{Folder: f})
-	b := interop(t, f)
-	fail := func(fail bool) {
-		b.except.mu.Lock()
-		defer b.except.mu.Unlock()
-		b.except.fail = fail
-	}
-	fail(true)
-	d.Connected(map[string]any{"VpnType": ivpntest.WireGuard, "ClientIP": "10.1.2.3"})
-	eventually(t, "the failure is told", func() bool { return strings.Contains(b.condition(ivpn.ConditionException), "no rules today") })
-	fail(false)
-	d.Starting("192.0.2.1", 2049, 17)
-	eventually(t, "it is made", func() bool { return len(b.State().Excepted) == 1 && b.condition(ivpn.ConditionException) == "" })
 }
 
 func TestConditions(t *testing.T) {

@@ -61,22 +61,6 @@ type State struct {
 	VPN *VPNConnected `json:"vpn,omitempty"`
 	// DNS is the nameserver of ours that the daemon lets the host use.
 	DNS netip.Addr `json:"dns,omitzero"`
-	// Excepted are the addresses for which an exception to the kill switch of
-	// WireGuard's tunnel was asked. It must not be changed.
-	Excepted []netip.Addr `json:"excepted,omitempty"`
-}
-
-// tunnelAddresses are those that a kill switch of wg-quick protects.
-func (s *State) tunnelAddresses() (list []netip.Addr) {
-	if s.VPN == nil || s.VPN.Type != WireGuard {
-		return nil
-	}
-	for _, a := range []netip.Addr{s.VPN.ClientIP, s.VPN.ClientIPv6} {
-		if a.IsValid() {
-			list = append(list, a)
-		}
-	}
-	return list
 }
 
 // sameVerdicts reports whether Handle answers the same with both states.

@@ -2,6 +2,7 @@ package nameserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -91,7 +92,8 @@ func (s *Server) slow(ctx context.Context, a *ask) []byte {
 	}
 	a.query.Name = name
 	if s.own.has(a.query.Protocol, a.query.Client.Port(), &a.req) {
-		s.loop(a)
+		s.loop(fmt.Sprintf("The nameserver's own query for %s came back to it at %v: something redirects it. "+
+			"Exempt this program from rules that redirect DNS, or use servers with DNS over TLS or HTTPS.", name, a.query.Server))
 		return bareReply(nil, &a.req, dns.RcodeRefused)
 	}
 	st := s.setup.Load()
@@ -108,6 +110,10 @@ func (s *Server) slow(ctx context.Context, a *ask) []byte {
 	}
 	e, src, err := s.resolve(ctx, name, a)
 	a.now = time.Now().UnixNano()
+	if round := (*roundError)(nil); errors.As(err, &round) {
+		s.loop(round.remedy(name))
+		return bareReply(nil, &a.req, dns.RcodeRefused)
+	}
 	if err != nil {
 		return s.failed(a, d, err)
 	}
@@ -188,15 +194,13 @@ func (s *Server) failed(a *ask, d verdict.Decision, err error) []byte {
 	return e.appendReply(nil, &a.req, a.now, FromSelf, a.limit)
 }
 
-// loop notes that a query of our own came back to us.
-func (s *Server) loop(a *ask) {
+// loop notes that a query of our own came back to us, with a remedy.
+func (s *Server) loop(message string) {
 	s.stats.loops.Add(1)
 	if s.looped.Swap(true) || s.cfg.States == nil {
 		return
 	}
 	s.cfg.States.Add(module.State{
-		ID: stateLoop, Name: "Nameserver asks itself", Severity: module.Error,
-		Message: fmt.Sprintf("The nameserver's own query for %s came back to it at %v: something redirects it. "+
-			"Exempt this program from rules that redirect DNS, or use servers with DNS over TLS or HTTPS.", a.query.Name, a.query.Server),
+		ID: stateLoop, Name: "Nameserver asks itself", Severity: module.Error, Message: message,
 	})
 }

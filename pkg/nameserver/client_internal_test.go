@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,70 @@ func TestOwnQueriesAreRefused(t *testing.T) {
 	}
 	if len(s.cfg.States.All()) != 0 {
 		t.Errorf("got %v; want no state after a good answer", s.cfg.States.All())
+	}
+}
+
+// TestServersThatAskUsAreRefused: a server's own program on this host, and another host that asks what it was asked, make a state, and no
+// circle; others are answered.
+func TestServersThatAskUsAreRefused(t *testing.T) {
+	here, there := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
+	var asked []Upstream
+	s := scriptedServer(t, Settings{}, &scripted{answer: func(o *outgoing) (*dns.Msg, error) { return message(o, 0, o.name+" 0 IN A 192.0.2.1"), nil }})
+	s.locals.ask = func(a netip.Addr) bool { return a == here }
+	s.cfg.IsServer = func(_ context.Context, q Query, u Upstream) bool {
+		asked = append(asked, u)
+		return q.Client.Port() == 4000
+	}
+	server := s.setup.Load().pool.servers[0]
+	b, err := query("a.test.", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	asks := func(client netip.AddrPort) (rcode int) {
+		t.Helper()
+		a := &ask{}
+		if _, done := s.begin(a, b, client, netip.AddrPort{}, packet.UDP, nil); done {
+			t.Fatal("refused at once")
+		}
+		out := s.slow(t.Context(), a)
+		s.wg.Wait()
+		return int(out[3] & 15)
+	}
+	wantLoops := func(when string, want uint64) {
+		t.Helper()
+		if got := s.Stats().Loops; got != want || (len(s.cfg.States.All()) == 1) != (want > 0) {
+			t.Errorf("%s: got %d loops, %v; want %d", when, got, s.cfg.States.All(), want)
+		}
+	}
+	server.Addr = netip.AddrPortFrom(here, 53)
+	if rcode := asks(netip.AddrPortFrom(here, 4001)); rcode != 0 || len(asked) != 1 || asked[0] != server.Upstream {
+		t.Errorf("another program of this host: got rcode %d, asked %v", rcode, asked)
+	}
+	wantLoops("another program", 0)
+	if rcode := asks(netip.AddrPortFrom(here, 4000)); rcode != dns.RcodeRefused {
+		t.Errorf("the server's own program: got rcode %d; want REFUSED", rcode)
+	}
+	wantLoops("the server's own program", 1)
+	if msg := s.cfg.States.All()[0].Message; !strings.Contains(msg, "192.0.2.7") || !strings.Contains(msg, "seamless") {
+		t.Errorf("got %q; want the server and a remedy", msg)
+	}
+
+	server.Addr = netip.AddrPortFrom(there, 53)
+	st := s.setup.Load()
+	st.AnyClient = true
+	if rcode := asks(netip.AddrPortFrom(there, 4000)); rcode != 0 {
+		t.Errorf("a question of another host's own: got rcode %d", rcode)
+	}
+	a := &ask{}
+	s.begin(a, b, netip.AddrPortFrom(there, 4000), netip.AddrPort{}, packet.UDP, nil)
+	if _, first := st.join(string(a.key())); !first {
+		t.Fatal("it is under way")
+	}
+	if rcode := asks(netip.AddrPortFrom(there, 4000)); rcode != dns.RcodeRefused {
+		t.Errorf("what it was asked: got rcode %d; want REFUSED", rcode)
+	}
+	if got := s.Stats().Loops; got != 2 {
+		t.Errorf("got %d loops; want 2", got)
 	}
 }
 

@@ -1,6 +1,7 @@
 package nameserver
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -69,6 +70,10 @@ type Config struct {
 	// IsLocal reports whether an address is this host's, for Settings.AnyClient. Optional; the default asks the system, and
 	// again after 5 s.
 	IsLocal func(netip.Addr) bool
+	// IsServer reports whether a client is the very program that answers at an upstream server's address, which is one of this
+	// host's: what that program asks, redirected here, would go round. It may wait until ctx is done. Optional; without it, such
+	// a circle is not noticed, and ends with Settings.Timeout.
+	IsServer func(ctx context.Context, q Query, u Upstream) bool
 	// HostName is the name of this host, which is answered with what HostAddrs returns; by default that is the loopback
 	// addresses. Optional.
 	HostName  string
@@ -112,7 +117,8 @@ type Settings struct {
 	StaleFor time.Duration
 	// AnyClient also answers clients that are not this host.
 	AnyClient bool
-	// Timeout is how long a query may take. Optional; 0 is DefaultTimeout.
+	// Timeout is how long servers may take for a query, all tries together; the Decider may take as long, once for the question
+	// and once for the answer. Optional; 0 is DefaultTimeout.
 	Timeout time.Duration
 	// FailoverAfter is how long a server may take before the next one is asked, too. Optional; 0 is DefaultFailoverAfter.
 	FailoverAfter time.Duration

@@ -11,6 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/weirfw/weir/pkg/names"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/verdict"
 )
@@ -79,7 +80,7 @@ type Answer struct {
 }
 
 // MaxChain is how many CNAMEs of an answer are followed. Longer chains, and those that run in circles, are cut there.
-const MaxChain = 50
+const MaxChain = names.MaxChain
 
 // Source says where an answer was taken from.
 type Source uint8

@@ -111,6 +111,13 @@ func (st *setup) join(key string) (f *flight, first bool) {
 	return f, true
 }
 
+// flies reports whether a question is under way.
+func (st *setup) flies(key []byte) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.flights[string(key)] != nil
+}
+
 // land ends a flight.
 func (st *setup) land(key string, f *flight, e *entry, err error) {
 	f.entry, f.err = e, err
@@ -164,6 +171,9 @@ func (s *Server) resolveBy(ctx context.Context, st *setup, name string, a *ask) 
 		patience = t.C
 	}
 	s.stats.misses.Add(1)
+	if err := s.goesRound(ctx, st, name, a); err != nil {
+		return nil, FromUpstream, err
+	}
 	f := s.fly(st, name, a, old)
 	select {
 	case <-f.done:

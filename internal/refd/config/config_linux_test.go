@@ -2,6 +2,9 @@ package config_test
 
 import (
 	"errors"
+	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -148,14 +151,15 @@ func TestSocketOfABadFile(t *testing.T) {
 func TestNotes(t *testing.T) {
 	const app = "apps:\n  - id: a\n    match: [{path: /x}]\n    split: "
 	for text, want := range map[string]string{
-		"split: {interface: wlan0}\n":                                                              `f.yaml:1:8: split: does nothing: no app uses the split tunnel (`,
-		"split: {use: false, interface: wlan0}\n":                                                  "",
-		"split: {exclude: [{remote: [lan]}]}\n" + app + "{use: true}":                              "",
-		app + "{interface: wlan0}\n":                                                               `f.yaml:4:12: apps[0].split: does nothing: the app does not`,
-		"dns: {nameserver: {upstreams: [127.0.0.53]}}\n":                                           `f.yaml:1:32: dns.nameserver.upstreams[0]: 127.0.0.53 is on this host: what it asks`,
-		"dns: {nameserver: {upstreams: [127.0.0.53], seamless: false}}\n":                          "",
-		app + "{interface: wlan0}\nsplit: {use: true}\n":                                           "",
-		app + "{use: true, interface: wlan0}\nsplit: {use: true}\nsplit_tunnel: {interfaces: 1}\n": `f.yaml:6:28: split_tunnel.interfaces: apps name 2 interfaces, and there is room for 1`,
+		"split: {interface: wlan0}\n":                                     `f.yaml:1:8: split: does nothing: no app uses the split tunnel (`,
+		"split: {use: false, interface: wlan0}\n":                         "",
+		"split: {exclude: [{remote: [lan]}]}\n" + app + "{use: true}":     "",
+		app + "{interface: wlan0}\n":                                      `f.yaml:4:12: apps[0].split: does nothing: the app does not`,
+		"dns: {nameserver: {upstreams: [127.0.0.53]}}\n":                  `f.yaml:1:32: dns.nameserver.upstreams[0]: 127.0.0.53 is on this host: what it asks`,
+		"dns: {nameserver: {upstreams: [127.0.0.53], seamless: false}}\n": "",
+		"dns: {nameserver: {upstreams: [9.9.9.9], routes: [{domains: [corp.test], upstreams: [9.9.9.9, '127.0.0.1:5353']}]}}\n": `f.yaml:1:95: dns.nameserver.routes[0].upstreams[1]: 127.0.0.1:5353 is on this host`,
+		app + "{interface: wlan0}\nsplit: {use: true}\n":                                                                        "",
+		app + "{use: true, interface: wlan0}\nsplit: {use: true}\nsplit_tunnel: {interfaces: 1}\n":                              `f.yaml:6:28: split_tunnel.interfaces: apps name 2 interfaces, and there is room for 1`,
 	} {
 		l, err := config.Parse("f.yaml", []byte(text))
 		if !assert.NoError(t, err, text) {
@@ -167,7 +171,19 @@ func TestNotes(t *testing.T) {
 			assert.Contains(t, l.Notes[0].Error(), want)
 		}
 	}
-	_, err := config.Parse("f.yaml", []byte("split_tunnel: {table: 254}\n"))
+	own, err := net.InterfaceAddrs()
+	assert.NoError(t, err)
+	for _, a := range own {
+		addr := netip.MustParsePrefix(a.String()).Addr()
+		if addr.IsLinkLocalUnicast() {
+			continue // needs a zone
+		}
+		l, err := config.Parse("f.yaml", fmt.Appendf(nil, "dns: {nameserver: {upstreams: ['%s']}}\n", netip.AddrPortFrom(addr, 5353)))
+		if assert.NoError(t, err, addr) && assert.Len(t, l.Notes, 1, addr) {
+			assert.Contains(t, l.Notes[0].Error(), "is on this host")
+		}
+	}
+	_, err = config.Parse("f.yaml", []byte("split_tunnel: {table: 254}\n"))
 	assert.Len(t, config.Errors(err), 1, "what is told by one check is not told by the other")
 }
 

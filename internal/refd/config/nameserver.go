@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -147,15 +148,37 @@ func (n *Nameserver) circular() (found []value) {
 	if !n.Seamless {
 		return nil
 	}
-	for i, text := range n.Upstreams {
-		if u, err := nameserver.ParseUpstream(text); err == nil && u.Addr.Addr().IsLoopback() {
-			found = append(found, value{
-				fmt.Sprintf("dns.nameserver.upstreams[%d]", i), text + " is on this host: what it asks other hosts by plain DNS is redirected back to refd",
-				"write seamless: false, or name a server elsewhere",
-			})
+	own := ownAddrs()
+	look := func(path string, upstreams []string) {
+		for i, text := range upstreams {
+			if u, err := nameserver.ParseUpstream(text); err == nil && (u.Addr.Addr().IsLoopback() || own[u.Addr.Addr().WithZone("")]) {
+				found = append(found, value{
+					fmt.Sprintf("%s.upstreams[%d]", path, i), text + " is on this host: what it asks other hosts by plain DNS is redirected back to refd",
+					"write seamless: false, or name a server elsewhere",
+				})
+			}
 		}
 	}
+	look("dns.nameserver", n.Upstreams)
+	for i, r := range n.Routes {
+		look(fmt.Sprintf("dns.nameserver.routes[%d]", i), r.Upstreams)
+	}
 	return found
+}
+
+// ownAddrs are the addresses that this host has now; none if the system does not tell: it is only for a note.
+func ownAddrs() map[netip.Addr]bool {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	own := map[netip.Addr]bool{}
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own[p.Addr().Unmap()] = true
+		}
+	}
+	return own
 }
 
 // sameListen reports whether both listen on the same addresses, if at all.

@@ -4,7 +4,7 @@
 //
 //   - While there is no nameserver of ours ([Config].Disabled), the system's DNS passes: nameservers of this host, and whatever its resolver
 //     asks, which is known by its systemd unit, its service on Windows, or its program that only the administrator can write
-//     ([SystemResolver]). Queries of other programs by UDP are inspected packet by packet; what is not DNS is blocked for good.
+//     ([SystemResolver]); the program only gets to the ports of DNS, also over TLS, QUIC and HTTPS. Queries of other programs by UDP are inspected packet by packet; what is not DNS is blocked for good.
 //   - Programs that may not go round the system's DNS (Config.Prevents) are refused plain DNS to other hosts, DNS over TLS, QUIC and
 //     HTTPS. In the disabled state, inspected plain DNS by UDP is left to them.
 //

@@ -130,9 +130,15 @@ func (g *Guard) has(name string, cnames []string) bool {
 	return g.cfg.Endpoints.HasName(name) || slices.ContainsFunc(cnames, g.cfg.Endpoints.HasName)
 }
 
-// isSystemDNS reports whether a connection is to a nameserver of this host, or one of its resolver's.
+// isSystemDNS reports whether a connection is to a nameserver of this host, or one of its resolver's. A resolver that is no service of
+// the system has no business but DNS; a service may also ask its neighbours (LLMNR, multicast DNS) and give addresses (DHCP).
 func (g *Guard) isSystemDNS(s *conn.Snapshot) bool {
-	return isLocal(s) && s.Tuple.Remote.Port() == portDNS || s.Process != nil && g.cfg.IsResolver(s.Process)
+	port := s.Tuple.Remote.Port()
+	if isLocal(s) && port == portDNS {
+		return true
+	}
+	isDNS := port == portDNS || port == portSecure || port == portHTTPS
+	return s.Process != nil && (isDNS || isService(s.Process)) && g.cfg.IsResolver(s.Process)
 }
 
 func isLocal(s *conn.Snapshot) bool {

@@ -3,6 +3,7 @@ package dnsguard_test
 import (
 	"errors"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -25,6 +26,8 @@ var (
 	strict   = &conn.Process{PID: 7, Path: "/usr/bin/strict"}
 	loose    = &conn.Process{PID: 8, Path: "/usr/bin/loose"}
 	resolver = &conn.Process{PID: 9, Path: "/usr/lib/systemd/systemd-resolved"}
+	// service is the resolver as each system's service manager runs it.
+	service = &conn.Process{PID: 10, Cgroup: "/system.slice/systemd-resolved.service", Services: []string{"Dnscache"}}
 )
 
 func newLab(t *testing.T) *lab {
@@ -38,7 +41,7 @@ func newLab(t *testing.T) *lab {
 		Disabled:   func() bool { return l.disabled },
 		Prevents:   func(p *conn.Process) bool { return p != loose },
 		Endpoints:  known,
-		IsResolver: func(p *conn.Process) bool { return p == resolver },
+		IsResolver: func(p *conn.Process) bool { return p == resolver || p == service },
 		Prevented:  func(b dnsguard.Bypass) { l.told = append(l.told, b) },
 	})
 	if err != nil {
@@ -56,6 +59,10 @@ func to(p *conn.Process, proto packet.Protocol, remote, domain string) *conn.Sna
 
 func TestDecide(t *testing.T) {
 	const none, system, bypass = "", string(dnsguard.CodeSystemDNS), string(dnsguard.CodeBypass)
+	serviceDNS := none // where no service manager is known, a resolver has the ports of DNS
+	if runtime.GOOS == "linux" || runtime.GOOS == "windows" {
+		serviceDNS = system
+	}
 	for _, tt := range []struct {
 		s                 *conn.Snapshot
 		enabled, disabled string
@@ -70,6 +77,11 @@ func TestDecide(t *testing.T) {
 		{to(loose, packet.TCP, "198.51.100.1:53", ""), none, none, ""},
 		{to(resolver, packet.TCP, "198.51.100.1:53", ""), bypass, system, dnsguard.Plain},
 		{to(resolver, packet.TCP, "198.51.100.1:853", ""), bypass, system, dnsguard.DoT},
+		{to(resolver, packet.TCP, "198.51.100.1:443", ""), none, system, ""},
+		{to(resolver, packet.TCP, "198.51.100.1:80", ""), none, none, ""}, // no DNS
+		{to(resolver, packet.UDP, "224.0.0.252:5355", ""), none, none, ""},
+		{to(service, packet.UDP, "198.51.100.1:53", ""), bypass, system, dnsguard.Plain},
+		{to(service, packet.UDP, "224.0.0.252:5355", ""), none, serviceDNS, ""}, // LLMNR
 		{to(strict, packet.TCP, "[2001:db8::1]:853", ""), bypass, bypass, dnsguard.DoT},
 		{to(strict, packet.UDP, "198.51.100.1:853", ""), bypass, bypass, dnsguard.DoQ},
 		{to(loose, packet.UDP, "198.51.100.1:853", ""), none, none, ""},

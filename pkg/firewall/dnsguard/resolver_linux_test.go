@@ -4,7 +4,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/weirfw/weir/internal/testutil"
@@ -62,30 +64,47 @@ func TestSystemResolver(t *testing.T) {
 		}
 		return at
 	}
+	account := func(name string) uint32 {
+		u, err := user.Lookup(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		uid, err := strconv.ParseUint(u.Uid, 10, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return uint32(uid)
+	}
+	own, web := account("systemd-resolve"), account("www-data")
+	resolved := install("good/systemd-resolved", 0o755, 0)
 	good := install("good/unbound", 0o755, 0)
 	writable := install("writable/unbound", 0o777, 0)
 	others := install("others/unbound", 0o755, 1234)
 	otherName := install("good/other", 0o755, 0)
-	pid := run(t, good)
+	pid, resolvedPID := run(t, good), run(t, resolved)
 	for name, tt := range map[string]struct {
 		p    conn.Process
 		want bool
 	}{
-		"root's program":          {conn.Process{PID: pid, Path: good}, true},
-		"as a system account":     {conn.Process{PID: pid, Path: good, UID: 101}, true},
-		"as a person":             {conn.Process{PID: pid, Path: good, UID: 1000}, false},
-		"with another name":       {conn.Process{PID: run(t, otherName), Path: otherName}, false},
-		"that anybody can change": {conn.Process{PID: run(t, writable), Path: writable}, false},
-		"that somebody owns":      {conn.Process{PID: run(t, others), Path: others}, false},
-		"only said to be there":   {conn.Process{PID: run(t, otherName), Path: good}, false},
-		"not there":               {conn.Process{PID: pid, Path: filepath.Join(dir, "unbound")}, false},
-		"gone":                    {conn.Process{PID: 1 << 30, Path: good}, false},
-		"its unit":                {conn.Process{PID: 1 << 30, Cgroup: "/system.slice/systemd-resolved.service"}, true},
-		"another unit":            {conn.Process{PID: 1 << 30, Cgroup: "/system.slice/other.service"}, false},
-		"a person's unit":         {conn.Process{PID: 1 << 30, Cgroup: "/user.slice/user-1000.slice/user@1000.service/systemd-resolved.service"}, false},
-		"a unit below":            {conn.Process{PID: 1 << 30, Cgroup: "/system.slice/other.service/systemd-resolved.service"}, false},
-		"a scope":                 {conn.Process{PID: 1 << 30, Cgroup: "/system.slice/systemd-resolved.scope"}, false},
-		"nobody":                  {conn.Process{Path: good}, false},
+		"root's program":     {conn.Process{PID: pid, Path: good}, true},
+		"as its own account": {conn.Process{PID: resolvedPID, Path: resolved, UID: own}, true},
+		// whoever may run code as a web server can also have it run root's resolver with a library of his own
+		"as another system account":   {conn.Process{PID: pid, Path: good, UID: web}, false},
+		"as another resolver's":       {conn.Process{PID: pid, Path: good, UID: own}, false},
+		"as an account without entry": {conn.Process{PID: pid, Path: good, UID: 54321}, false},
+		"as a person":                 {conn.Process{PID: pid, Path: good, UID: 1000}, false},
+		"with another name":           {conn.Process{PID: run(t, otherName), Path: otherName}, false},
+		"that anybody can change":     {conn.Process{PID: run(t, writable), Path: writable}, false},
+		"that somebody owns":          {conn.Process{PID: run(t, others), Path: others}, false},
+		"only said to be there":       {conn.Process{PID: run(t, otherName), Path: good}, false},
+		"not there":                   {conn.Process{PID: pid, Path: filepath.Join(dir, "unbound")}, false},
+		"gone":                        {conn.Process{PID: 1 << 30, Path: good}, false},
+		"its unit":                    {conn.Process{PID: 1 << 30, Cgroup: "/system.slice/systemd-resolved.service"}, true},
+		"another unit":                {conn.Process{PID: 1 << 30, Cgroup: "/system.slice/other.service"}, false},
+		"a person's unit":             {conn.Process{PID: 1 << 30, Cgroup: "/user.slice/user-1000.slice/user@1000.service/systemd-resolved.service"}, false},
+		"a unit below":                {conn.Process{PID: 1 << 30, Cgroup: "/system.slice/other.service/systemd-resolved.service"}, false},
+		"a scope":                     {conn.Process{PID: 1 << 30, Cgroup: "/system.slice/systemd-resolved.scope"}, false},
+		"nobody":                      {conn.Process{Path: good}, false},
 	} {
 		if got := dnsguard.SystemResolver(&tt.p); got != tt.want {
 			t.Errorf("%s: got %v; want %v", name, got, tt.want)

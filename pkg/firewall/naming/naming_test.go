@@ -168,11 +168,19 @@ func TestUnasked(t *testing.T) {
 
 // A resolver of the system asks for everybody.
 func TestForwarders(t *testing.T) {
-	for path, want := range map[string]bool{
-		"/usr/lib/systemd/systemd-resolved": true, "/usr/sbin/dnsmasq": true, "/lib/systemd/systemd-resolved": true,
-		"/usr/bin/curl": false, "/home/x/dnsmasq": false, "/tmp/usr/sbin/dnsmasq": false, "": false,
+	const resolver = "/usr/lib/systemd/systemd-resolved"
+	known := func(p *conn.Process) bool { return p.Path == resolver }
+	for _, tt := range []struct {
+		path      string
+		forwarder func(*conn.Process) bool
+		want      bool
+	}{
+		{resolver, known, true},
+		{"/usr/bin/curl", known, false},
+		{resolver, nil, false}, // a path is anybody's
 	} {
-		l := newLab(t, packet.UDP, Config{})
+		path, want := tt.path, tt.want
+		l := newLab(t, packet.UDP, Config{Forwarder: tt.forwarder})
 		l.conn.Process.Path = path
 		l.datagram(packet.Outbound, pack(t, 1, "www.example.test", false))
 		l.datagram(packet.Inbound, pack(t, 1, "www.example.test", true, alias, address))

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"path"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -30,7 +28,8 @@ const (
 type Config struct {
 	// Table gets the names. Required.
 	Table *names.Table
-	// Forwarder reports whether a process asks on behalf of others. Default SystemResolver.
+	// Forwarder reports whether a process asks on behalf of others, so that what it hears is for everybody. It must not go by the path
+	// alone, which anybody can have; dnsguard.SystemResolver does not. Optional; the default is that each asks for itself.
 	Forwarder func(p *conn.Process) bool
 }
 
@@ -63,7 +62,7 @@ func NewObserver(cfg Config) (*Observer, error) {
 		return nil, fmt.Errorf("%w: Table is required", ErrConfig)
 	}
 	if cfg.Forwarder == nil {
-		cfg.Forwarder = SystemResolver
+		cfg.Forwarder = func(*conn.Process) bool { return false }
 	}
 	o := &Observer{cfg: cfg}
 	o.queries.init(maxQueries)
@@ -186,21 +185,4 @@ func sequence(b []byte) (uint32, bool) {
 		return 0, false
 	}
 	return binary.BigEndian.Uint32(b[at+4:]), true
-}
-
-// SystemResolver reports whether a process is a well-known resolver or cache from a directory that only the administrator writes
-// to: what it asks for, others want to know.
-func SystemResolver(p *conn.Process) bool {
-	switch path.Base(p.Path) {
-	case "systemd-resolved", "dnsmasq", "unbound", "named", "nscd", "pdns_recursor", "kresd", "knot-resolver", "stubby",
-		"dnscrypt-proxy", "coredns", "pihole-FTL", "smartdns", "maradns", "deadwood", "pdnsd":
-	default:
-		return false
-	}
-	for _, dir := range []string{"/usr/", "/lib/", "/sbin/", "/bin/", "/nix/store/", "/gnu/store/"} {
-		if strings.HasPrefix(p.Path, dir) {
-			return true
-		}
-	}
-	return false
 }
