@@ -219,6 +219,12 @@ func TestIntegrationSelfCheck(t *testing.T) {
 	if got := r.checks(t)["interception"]; got.Result != api.CheckSkipped {
 		t.Errorf("paused: got %+v; want it skipped", got)
 	}
+	r.stop(t)
+	r.start(t, settings{rules: fmt.Sprintf("dns: {resolved_socket: %s, self_check: true, nameserver: {upstreams: [%s]}}\n", resolved.Monitor(), testnet.ServerV4)})
+	r.eventually(t, startLimit, "refd has checked by itself", func() bool {
+		s, ok := r.tryStatus()
+		return ok && s.Nameserver.Stats.Queries > 0 && len(r.conns(t, "--remote", "127.17.17.17", "--port", "9")) > 0
+	})
 }
 
 // Two refds of two hosts, one the other's server, both of which redirect DNS: neither takes the other's queries, or its own, for a program's.
@@ -229,6 +235,7 @@ func TestIntegrationNameserversInARow(t *testing.T) {
 	third := r.lab.Host("third")
 	r.lab.Link(r.server, "eth1", testnet.Prefixes("10.78.0.1/24"), third, "eth0", testnet.Prefixes(last+"/24"))
 	third.DNS(t, last+":53", namesZone...)
+	r.server.Run(t, "ip", "route", "replace", "10.77.0.0/24", "dev", "eth0", "src", listen) // it asks from where it is asked
 	r.client.Etc(t, "resolv.conf", "nameserver "+nobodyV4+"\n")
 	far := &rig{lab: r.lab, variant: r.variant, client: r.server, server: third, dir: filepath.Join(r.dir, "far"), binary: r.binary}
 	if err := os.Mkdir(far.dir, 0o755); err != nil {
@@ -275,6 +282,11 @@ default: {in: allow}
 			t.Errorf("%s: got %+v; want the loop noticed\n%s", how, s.Nameserver.Stats, out)
 		}
 	}
+	t.Run("each asks the other", func(t *testing.T) {
+		far.configure(t, farSettings(testnet.ClientV4))
+		far.cli(t, "reload")
+		wantLoop("example.test", "a circle of two")
+	})
 	t.Run("somebody redirects refd's own queries", func(t *testing.T) {
 		r.stop(t)
 		r.start(t, nearSettings)

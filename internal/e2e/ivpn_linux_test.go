@@ -5,13 +5,16 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/weirfw/weir/internal/ivpntest"
 	"github.com/weirfw/weir/internal/testnet"
 	"github.com/weirfw/weir/internal/testutil"
+	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/ivpn"
+	"github.com/weirfw/weir/pkg/verdict"
 )
 
 // vpnService is a double of IVPN's daemon on the client, and a program that counts as its executable: a copy of curl.
@@ -76,25 +79,34 @@ func TestIntegrationIVPN(t *testing.T) {
 		service(answered)
 		server, client := netip.MustParseAddr(testnet.ServerV4), netip.MustParseAddr(testnet.ClientV4)
 		vpn := []verdictCase{{name: "endpoint", probe: probe{host: r.client, protocol: "udp", from: client, to: server}}}
+		r.wantEndpointIn(t, v)
 		v.Starting(testnet.ServerV4, echoPort, 17)
 		r.eventually(t, startLimit, "refd knows the endpoint", func() bool {
 			s, ok := r.tryStatus()
-			return ok && s.IVPN.Endpoint.Address.Addr() == server
+			return ok && s.IVPN.Endpoint.Address == netip.AddrPortFrom(server, echoPort)
 		})
 		wantAll(t, vpn, answered)
 		r.wantCurl(t, "curl", server, refused) // same address, another protocol and port
 		if by := r.conn(t, server, echoPort).Decision.Reason.By; by != ivpn.HandlerName {
 			t.Errorf("the VPN's connection was decided by %q; want %q", by, ivpn.HandlerName)
 		}
+		r.wantServicePort(t, v)
+		held := r.holdService(t, v)
+		r.configure(t, settings{rules: fmt.Sprintf(`default: {in: block, out: block, local: block}
+ivpn: {folder: %s}
+global: [{id: no-web, action: block, remote: [%s]}]
+`, v.cfg.Folder, testnet.ServerV4)})
 		r.cli(t, "reload")
 		service(answered)
 		wantAll(t, vpn, answered)
+		held(true)
 
 		v.end(t, v.Daemon)
 		r.eventually(t, startLimit, "refd forgets IVPN", func() bool {
 			s, ok := r.tryStatus()
 			return ok && s.IVPN.Phase == ivpn.PhaseAbsent
 		})
+		held(false)
 		service(refused)
 		v.begin(t, r)
 		service(answered)
@@ -103,6 +115,73 @@ func TestIntegrationIVPN(t *testing.T) {
 			t.Errorf("ping: got %q; want 204", out)
 		}
 	})
+}
+
+// wantServicePort wants a program to reach the daemon's port, and no other, on this host, both of its ends accepted because of IVPN.
+func (r *rig) wantServicePort(t *testing.T, v *vpnService) {
+	t.Helper()
+	other := r.client.TCPEcho(t, "127.0.0.1:0")
+	for port, want := range map[uint16]bool{v.Port(): true, other.Port(): false} {
+		out, err := r.client.Try("sh", "-c", fmt.Sprintf("socat -u OPEN:/dev/null TCP:127.0.0.1:%d", port))
+		if (err == nil) != want {
+			t.Errorf("port %d of this host: got %q, %v; want it reached: %v", port, out, err, want)
+		}
+	}
+	for _, way := range []string{"out", "in"} {
+		found := false
+		for _, c := range r.conns(t, "--remote", "127.0.0.1", "--direction", way) {
+			found = found || (c.Tuple.Local.Port() == v.Port() || c.Tuple.Remote.Port() == v.Port()) && c.Decision.Reason.By == ivpn.HandlerName
+		}
+		if !found {
+			t.Errorf("no connection %s of the daemon's port is IVPN's\n%s", way, r.cli(t, "conns"))
+		}
+	}
+}
+
+// wantEndpointIn wants packets by UDP from the endpoint to be let in, and from its other ports not to be.
+func (r *rig) wantEndpointIn(t *testing.T, v *vpnService) {
+	t.Helper()
+	const endpoint, listens = 5555, 6666
+	r.client.UDPEcho(t, fmt.Sprintf("%s:%d", testnet.ClientV4, listens))
+	v.Starting(testnet.ServerV4, endpoint, 17)
+	r.eventually(t, startLimit, "refd knows the other endpoint", func() bool {
+		s, ok := r.tryStatus()
+		return ok && s.IVPN.Endpoint.Address.Port() == endpoint
+	})
+	for port, want := range map[int]bool{endpoint: true, endpoint + 1: false} {
+		out, _ := r.server.Try("sh", "-c", fmt.Sprintf("echo hello | socat -t1 - UDP:%s:%d,sourceport=%d", testnet.ClientV4, listens, port))
+		if strings.Contains(out, "hello") != want {
+			t.Errorf("from port %d: got %q; want an answer: %v\n%s", port, out, want, r.cli(t, "conns"))
+		}
+	}
+}
+
+// holdService has the daemon's executable hold a connection. What it returns wants that to be the daemon's still, or to have been decided
+// anew as anybody's, and cut.
+func (r *rig) holdService(t *testing.T, v *vpnService) (held func(want bool)) {
+	t.Helper()
+	p := r.client.Start(t, v.curl, "-sS", "-N", fmt.Sprintf("http://%s:%d/stream", testnet.ServerV4, webPort), "-o", "/dev/null")
+	live := func() []conn.Snapshot { return r.conns(t, "--app", v.curl, "--live", "--port", fmt.Sprint(webPort)) }
+	r.eventually(t, startLimit, "the service is connected", func() bool { return len(live()) > 0 })
+	return func(want bool) {
+		t.Helper()
+		if !want {
+			r.eventually(t, startLimit, "what IVPN's service held is cut", func() bool {
+				return !slices.ContainsFunc(live(), func(c conn.Snapshot) bool { return c.Verdict() == verdict.Accept })
+			})
+			p.Kill()
+			return
+		}
+		list := live()
+		if len(list) == 0 || list[len(list)-1].Verdict() != verdict.Accept || list[len(list)-1].Decision.Reason.By != ivpn.HandlerName {
+			t.Errorf("got %+v; want the running connection to be IVPN's still", list)
+		}
+		select {
+		case <-p.Done():
+			t.Error("the running connection was cut")
+		default:
+		}
+	}
 }
 
 // The notice that IVPN was detected is shown until somebody does not want to see it again: then never, also when IVPN comes back.
