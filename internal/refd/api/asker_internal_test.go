@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -13,11 +14,11 @@ import (
 // Queries wait for each other, as long as who asks does, and have pages.
 func TestQueriesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		goOn, running := make(chan struct{}), 0
-		var limit int
+		goOn := make(chan struct{})
+		var running, limit atomic.Int64
 		slow := func(_ context.Context, q connstore.Query) (connstore.Page, error) {
-			limit = q.Limit
-			running++
+			limit.Store(int64(q.Limit))
+			running.Add(1)
 			<-goOn
 			return connstore.Page{}, nil
 		}
@@ -27,8 +28,8 @@ func TestQueriesAreBounded(t *testing.T) {
 			go func() { _, _ = ask(t.Context(), connstore.Query{}) }() // it is about when
 			synctest.Wait()
 		}
-		if running != maxQueries || limit != MaxPage {
-			t.Errorf("%d run at once, with a page of %d; want %d, %d", running, limit, maxQueries, MaxPage)
+		if running.Load() != maxQueries || limit.Load() != MaxPage {
+			t.Errorf("%d run at once, with a page of %d; want %d, %d", running.Load(), limit.Load(), maxQueries, MaxPage)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -40,8 +41,8 @@ func TestQueriesAreBounded(t *testing.T) {
 		}
 		close(goOn)
 		synctest.Wait()
-		if running != 3*maxQueries {
-			t.Errorf("%d were answered", running)
+		if n := running.Load(); n != 3*maxQueries {
+			t.Errorf("%d were answered", n)
 		}
 	})
 }
