@@ -77,7 +77,7 @@ func openTo(dir, path string, gid int) error {
 }
 
 // privateFolder makes a folder for the own user alone, if there is none. Modes protect the files in it.
-func privateFolder(dir string, _ ...string) error { return os.MkdirAll(dir, 0o700) }
+func privateFolder(dir string, _ ...string) error { return os.MkdirAll(dir, 0o700) } //nolint:wrapcheck // the caller says what for
 
 // makeRoom removes the socket of a refd that crashed.
 func makeRoom(ctx context.Context, path string) error {
