@@ -502,7 +502,7 @@ func TestServiceUnit(t *testing.T) {
 	capabilities := regexp.MustCompile(`(?m)^CapabilityBoundingSet=(.*)$`).FindStringSubmatch(string(unit))
 	require.NotNil(t, capabilities)
 	assert.Equal(t, []string{
-		"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN", "CAP_CHOWN",
+		"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN", "CAP_CHOWN",
 	}, strings.Fields(capabilities[1]))
 	makefile, err := os.ReadFile("../../Makefile")
 	require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/module"
 )
 
@@ -49,14 +50,7 @@ type server struct {
 // rcodeError is an answer that is of no use.
 type rcodeError struct{ rcode int }
 
-func (e *rcodeError) Error() string { return "it answers " + rcodeName(e.rcode) }
-
-func rcodeName(rcode int) string {
-	if s, ok := dns.RcodeToString[rcode]; ok {
-		return s
-	}
-	return fmt.Sprintf("RCODE %d", rcode)
-}
+func (e *rcodeError) Error() string { return "it answers " + dnsmon.RCodeName(e.rcode) }
 
 // errSilent is the failure of a server that others were faster than by far, or that has not answered at all.
 var errSilent = errors.New("no answer in time")

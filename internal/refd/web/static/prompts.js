@@ -36,7 +36,7 @@ function Prompt({ p, done }) {
     setBusy(true);
     post("prompts/answer", { id: p.id, ...body }).then(done, (e) => (setBusy(false), setError(e)));
   };
-  const answer = (action) => () => say({ answer: { action, for: hold, ...(target && { target }) } });
+  const answer = (action) => () => say({ answer: { action, for: hold, seen: p.revision, ...(target && { target }) } });
   const app = baseName(p.app) || nameOf(p.process);
   return html`<article class="prompt"><h2>${app} ${p.direction === "in" ? "is called by" : "wants to reach"} ${nameOfTarget(last)}</h2>
     <p class="muted">${p.app && html`<code>${p.app}</code>`} ${last.protocol} ${last.remote}${p.waiting ? `, ${p.waiting} waiting` : ", denied meanwhile"}${p.rule && ` · rule ${p.rule}`}</p>
