@@ -43,7 +43,6 @@ func TestWhoMayChange(t *testing.T) {
 		"O:BAD:(A;;FA;;;BA)(A;;0x1301bf;;;AU)":                                       ErrForeign, // as a new folder in C:\
 		"O:BAD:(A;;FA;;;BA)(A;;DC;;;WD)":                                             ErrForeign, // 0x2: to write, or to add a file
 		"O:BAD:(A;;WD;;;BU)":                                                         ErrForeign, // to change the list
-		"O:BAD:NO_ACCESS_CONTROL":                                                    ErrForeign,
 		"O:BUD:(A;;FA;;;BA)":                                                         ErrForeign,
 	} {
 		sd, err := windows.SecurityDescriptorFromString(text)
@@ -53,5 +52,16 @@ func TestWhoMayChange(t *testing.T) {
 		if got := checkDescriptor("x", sd, mine); !errors.Is(got, want) || (want == nil) != (got == nil) {
 			t.Errorf("%s: got %v; want %v", text, got, want)
 		}
+	}
+	// Not in SDDL (NO_ACCESS_CONTROL), of which Wine makes an empty list.
+	open, err := windows.NewSecurityDescriptor()
+	if err == nil {
+		err = errors.Join(open.SetOwner(mine, false), open.SetDACL(nil, true, false))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := checkDescriptor("x", open, mine); !errors.Is(got, ErrForeign) {
+		t.Errorf("without an access list: got %v; want %v", got, ErrForeign)
 	}
 }
