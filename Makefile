@@ -9,9 +9,7 @@ BENCH    ?= .
 COUNT    ?= 1
 
 SYSTEMS  := linux windows darwin
-# What refd is built for, and a processor for each system to look at its code with.
-TARGETS  := linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/arm64
-ARCH     := arch() { case $$1 in darwin) echo arm64;; *) echo amd64;; esac; }
+ARCHS    := amd64 arm64
 # One way to compile for all that does not run, so that vet, build and lint share what is in the build cache.
 COMPILE  := CGO_ENABLED=0 GOFLAGS="$(strip $(GOFLAGS) -trimpath)"
 LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
@@ -72,7 +70,7 @@ fmt:
 	@scripts/fmt.sh
 
 vet: ## go vet, tests included, as each system sees the code
-	@set -e; $(ARCH); for os in $(SYSTEMS); do echo "vet $$os"; $(COMPILE) GOOS=$$os GOARCH=$$(arch $$os) $(GO) vet ./...; done
+	@set -e; for os in $(SYSTEMS); do echo "vet $$os"; $(COMPILE) GOOS=$$os $(GO) vet ./...; done
 
 lint: ## golangci-lint, at the version of internal/tools/go.mod, on the code of the systems we implement
 	@$(GO) build -modfile=internal/tools/go.mod -o bin/golangci-lint $(LINT)
@@ -90,13 +88,13 @@ fuzz: ## every fuzz target for FUZZTIME each
 	@scripts/fuzz.sh
 
 build: ## refd for every system into bin/, and every package as each system sees it
-	@set -e; for target in $(TARGETS); do \
-		export GOOS=$${target%/*} GOARCH=$${target#*/}; \
-		ext=; test $$GOOS != windows || ext=.exe; \
-		echo "build $$target"; \
+	@set -e; for os in $(SYSTEMS); do for arch in $(ARCHS); do \
+		ext=; test $$os != windows || ext=.exe; \
+		echo "build $$os/$$arch"; \
+		export GOOS=$$os GOARCH=$$arch; \
 		$(COMPILE) $(GO) build ./...; \
-		$(COMPILE) $(GO) build -ldflags '-s -w' -o bin/refd-$$GOOS-$$GOARCH$$ext ./cmd/refd; \
-	done
+		$(COMPILE) $(GO) build -ldflags '-s -w' -o bin/refd-$$os-$$arch$$ext ./cmd/refd; \
+	done; done
 
 # Not a file that make could judge: the Go build cache knows better what is new.
 .PHONY: bin/refd

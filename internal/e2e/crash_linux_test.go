@@ -43,6 +43,7 @@ type flood struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	tried    [2]uint64
+	over     [2]bool // it ended by itself, before what it should have met
 	sniffers [2]*testnet.Sniffer
 }
 
@@ -62,7 +63,7 @@ func floodForbidden(t *testing.T, r *rig) *flood {
 			if err != nil && ctx.Err() == nil {
 				t.Errorf("flood: %v", err)
 			}
-			f.tried[i] = result.Sent + result.Refused
+			f.tried[i], f.over[i] = result.Sent+result.Refused, ctx.Err() == nil
 		})
 	}
 	t.Cleanup(f.end)
@@ -81,6 +82,9 @@ func (f *flood) none(t *testing.T) {
 	for i, s := range f.sniffers {
 		if got := s.Count(); got != 0 || f.tried[i] < 500 {
 			t.Errorf("of %d forbidden packets %d arrived; want none of 500 or more", f.tried[i], got)
+		}
+		if f.over[i] {
+			t.Error("the flood ended before the test did")
 		}
 	}
 }

@@ -236,7 +236,7 @@ func (r *splitRig) waitEnd(t *testing.T, x *transferred, after conn.ID, exit tim
 	if late > limit+2*slowest {
 		t.Errorf("%v after the program the connection had not ended; want %v, and looking takes up to %v", late, limit, slowest)
 	}
-	if c.Ended.Sub(exit) > limit+2*slowest {
+	if c.Ended.Sub(exit) > limit {
 		t.Errorf("the connection ended %v after the program; want %v", c.Ended.Sub(exit), limit)
 	}
 	return c, seen
