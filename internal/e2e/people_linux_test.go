@@ -17,7 +17,6 @@ import (
 // The questions that refd asks, and what it remembers: a program waits for somebody's answer, which becomes a rule, and the history
 // has its connections when refd was started again.
 func TestIntegrationPromptAndHistory(t *testing.T) {
-	testutil.NoLeaks(t)
 	t.Parallel()
 	r := newRig(t, testutil.VariantNFT)
 	serve(t, r.server)

@@ -11,9 +11,12 @@ import (
 const leakWait = 3 * time.Second
 
 // NoLeaks fails the test if, after all clean-ups registered later, goroutines run that did not run when NoLeaks was called.
-// Call it first, and not in parallel tests: their goroutines cannot be told apart.
+// Call it first. Tests that use it cannot be parallel, before it or after: their goroutines could not be told apart.
 func NoLeaks(t TB) {
 	t.Helper()
+	if env, ok := t.(interface{ Setenv(name, value string) }); ok {
+		env.Setenv("WEIR_NO_LEAKS", "1") // the one thing by which package testing refuses Parallel; nobody reads it
+	}
 	before := goroutines()
 	t.Cleanup(func() {
 		t.Helper()

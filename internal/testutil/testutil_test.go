@@ -84,6 +84,32 @@ func TestNoLeaks(t *testing.T) {
 	}
 }
 
+// The goroutines of tests that run at the same time would be taken for leaks. Subtests may be parallel: they end before it looks.
+func TestNoLeaksIsNotForParallelTests(t *testing.T) {
+	refused := func(t *testing.T) {
+		t.Helper()
+		if recover() == nil {
+			t.Error("got a test that is parallel and looks for leaks; want it refused")
+		}
+	}
+	t.Run("parallel after it", func(t *testing.T) {
+		defer refused(t)
+		testutil.NoLeaks(t)
+		t.Parallel()
+	})
+	t.Run("parallel before it", func(t *testing.T) {
+		t.Parallel()
+		defer refused(t)
+		testutil.NoLeaks(t)
+	})
+	t.Run("parallel in it", func(t *testing.T) {
+		testutil.NoLeaks(t)
+		for range 2 {
+			t.Run("sub", func(t *testing.T) { t.Parallel() })
+		}
+	})
+}
+
 func leakyWorker(started chan<- struct{}, release <-chan struct{}) {
 	close(started)
 	<-release
