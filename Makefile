@@ -12,12 +12,6 @@ SYSTEMS  := linux windows darwin
 ARCHS    := amd64 arm64
 # One way to compile for all that does not run, so that vet, build and lint share what is in the build cache.
 COMPILE  := CGO_ENABLED=0 GOFLAGS="$(strip $(GOFLAGS) -trimpath)"
-LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
-
-# The linter's cache goes by content, not by path: one for all checkouts. It answers with the paths of whichever came first, so
-# findings, if there are any, are told from a cache of this checkout.
-LINTCACHE    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/weir-lint
-LINTCACHEOWN := $(CURDIR)/bin/lint-cache
 
 export GO FUZZTIME
 
@@ -73,10 +67,7 @@ vet: ## go vet, tests included, as each system sees the code
 	@set -e; for os in $(SYSTEMS); do echo "vet $$os"; $(COMPILE) GOOS=$$os $(GO) vet ./...; done
 
 lint: ## golangci-lint, at the version of internal/tools/go.mod, on the code of the systems we implement
-	@$(GO) build -modfile=internal/tools/go.mod -o bin/golangci-lint $(LINT)
-	@set -e; for os in linux windows; do echo "lint $$os"; \
-		GOLANGCI_LINT_CACHE="$(LINTCACHE)" $(COMPILE) GOOS=$$os bin/golangci-lint run >/dev/null 2>&1 || \
-		GOLANGCI_LINT_CACHE="$(LINTCACHEOWN)" $(COMPILE) GOOS=$$os bin/golangci-lint run; done
+	@scripts/lint.sh linux windows
 
 tidy: ## fails if go.mod or go.sum are not what the code needs
 	$(GO) mod tidy -diff
