@@ -141,7 +141,7 @@ apps:
 		if err == nil && strings.Contains(out, "ANSWER SECTION") {
 			t.Errorf("got %s; want no answer", out)
 		}
-		if c := r.newest(t, testnet.ServerV4, 53); c.Process == nil || c.Process.Path != resolver || c.Decision.Reason.Code != dnsguard.CodeBypass {
+		if c := r.newest(t, testnet.ServerV4, 53); c.Process == nil || c.Process.Path != "" || c.Process.InnerPath != resolver || c.Decision.Reason.Code != dnsguard.CodeBypass {
 			t.Errorf("got %+v of %+v; want it blocked", c.Decision, c.Process)
 		}
 	})
@@ -303,7 +303,8 @@ func TestIntegrationPortal(t *testing.T) {
 	r := newNamesRig(t)
 	r.client.Etc(t, "resolv.conf", "nameserver "+testnet.ServerV4+"\n")
 	const portalPort = 8181
-	r.server.HTTP(t, fmt.Sprintf("%s:%d", testnet.ServerV4, portalPort), http.RedirectHandler("http://login.test/", http.StatusFound))
+	login := fmt.Sprintf("http://login.test:%d/", webPort)
+	r.server.HTTP(t, fmt.Sprintf("%s:%d", testnet.ServerV4, portalPort), http.RedirectHandler(login, http.StatusFound))
 	// what refd is told to ask, which says something else than the network's own
 	r.server.DNS(t, sharedV4+":53", "open.test. 60 IN A "+sharedV4, "fine.test. 60 IN A "+sharedV4, "login.test. 60 IN A "+blockedV4)
 	start := func(probes string) {
@@ -317,7 +318,7 @@ default: {out: block}
 	start(fmt.Sprintf("'http://%s:%d/'", testnet.ServerV4, portalPort))
 	r.eventually(t, startLimit, "the portal is told of", func() bool {
 		out, _ := r.client.Try(r.binary, "--config", r.configPath(), "status") // its exit status tells of the state
-		return strings.Contains(out, "http://login.test/")
+		return strings.Contains(out, login)
 	})
 	if got := r.fetch("curl", "open.test", "-4"); got != answered {
 		t.Errorf("got %s; want it to pass\n%s", got, r.cli(t, "conns"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +24,9 @@ const (
 	reassignPause = time.Second
 	// sweepPause is the same where the kernel does not tell which processes changed.
 	sweepPause = 5 * time.Second
-	// maxChanged bounds the processes that one look is about; with more, all connections are looked at.
-	maxChanged = 256
+	// maxChanged bounds the processes and connections that one look is about; with more, those are looked for that have ended or run
+	// another program.
+	maxChanged = 1 << 16
 )
 
 // attribution finds out whose connections are: by eBPF where the kernel lets it in. The Tracker is attached while its module runs.
@@ -38,7 +40,9 @@ type attribution struct {
 
 	mu      sync.Mutex // guards what follows
 	changed map[processID]struct{}
-	all     bool // too many changed
+	moved   map[packet.Tuple]struct{} // connections that another process goes on with
+	missed  bool                      // there were more
+	lost    uint64                    // events that the kernel had no room for, when looked at last
 }
 
 type processID struct {
@@ -124,20 +128,27 @@ func (d *Daemon) runAttribution(ctx context.Context, ready func()) error {
 	var rechecks sync.WaitGroup
 	rechecks.Go(func() { d.followHolders(ctx, t != nil && statusOf(t).Has(ebpf.FeatureProcesses)) })
 	defer rechecks.Wait()
-	if s, ok := d.source.(closeFollower); ok {
-		if err := s.followCloses(t == nil || !statusOf(t).Has(ebpf.FeatureEnds)); err != nil {
-			d.log.Warn("ends of TCP connections are noticed late", "err", err)
-		}
-	}
+	d.followCloses(t == nil || !statusOf(t).Has(ebpf.FeatureEnds))
 	if t == nil {
 		<-ctx.Done()
 		return nil
 	}
 	a.tracker.Store(t)
-	err := t.Run(ctx, nil, ebpf.Reports{Traffic: d.firewall, Changed: a.noteChanged, Moved: d.moved(ctx)})
+	err := t.Run(ctx, nil, ebpf.Reports{Traffic: d.firewall, Changed: a.noteChanged, Moved: a.noteMoved})
 	cancel()
 	a.tracker.Store(nil)
+	if err != nil {
+		d.followCloses(true) // until the next start, nobody else tells
+	}
 	return errors.Join(err, t.Close())
+}
+
+func (d *Daemon) followCloses(on bool) { //nolint:revive // on is all that it says
+	if s, ok := d.source.(closeFollower); ok {
+		if err := s.followCloses(on); err != nil {
+			d.log.Warn("ends of TCP connections are noticed late", "err", err)
+		}
+	}
 }
 
 // closeFollower is a source that can tell closed connections by means of its own.
@@ -154,7 +165,8 @@ func (d *Daemon) attach() *ebpf.Tracker {
 	if a.method != config.MethodAuto {
 		return nil
 	}
-	t, err := ebpf.New(ebpf.Config{Logger: d.log.With("module", "attribution")})
+	// nobody asks whose forwarded packets are
+	t, err := ebpf.New(ebpf.Config{Logger: d.log.With("module", "attribution"), Without: []ebpf.Feature{ebpf.FeatureForwarded}})
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
 		return nil
@@ -168,8 +180,13 @@ func (d *Daemon) attach() *ebpf.Tracker {
 	if describe := a.describe.Load(); describe != nil {
 		t.DescribeBy(*describe)
 	}
+	a.refused.Store(nil)
+	a.service.States().Remove(stateEBPF)
 	lost := ""
 	for _, m := range t.Status().Missing {
+		if m.Feature == ebpf.FeatureForwarded {
+			continue
+		}
 		lost += fmt.Sprintf(" %s: %s (%s).", m.Feature, m.Lost, m.Why)
 	}
 	if lost != "" {
@@ -178,8 +195,11 @@ func (d *Daemon) attach() *ebpf.Tracker {
 	return t
 }
 
+// stateEBPF is the state that says what is lost without eBPF.
+const stateEBPF = "ebpf"
+
 func (a *attribution) show(message string) {
-	a.service.States().Add(module.State{ID: "ebpf", Name: "Attribution without eBPF", Message: message, Severity: module.Hint})
+	a.service.States().Add(module.State{ID: stateEBPF, Name: "Attribution without eBPF", Message: message, Severity: module.Hint})
 }
 
 // noteChanged notes a process that runs another program, or has ended: its connections may go on.
@@ -189,43 +209,70 @@ func (a *attribution) noteChanged(pid int, start uint64) {
 	if a.changed == nil {
 		a.changed = make(map[processID]struct{})
 	}
-	if len(a.changed) >= maxChanged {
-		a.all = true
-		return
-	}
-	a.changed[processID{pid, start}] = struct{}{}
+	note(a.changed, processID{pid, start}, &a.missed)
 }
 
-// takeChanged returns what to look at, nil for nothing.
-func (a *attribution) takeChanged() firewall.Selection {
+// noteMoved notes a connection that another process goes on with. Its local address may be unspecified.
+func (a *attribution) noteMoved(t packet.Tuple) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	changed, all := a.changed, a.all
-	a.changed, a.all = nil, false
-	switch {
-	case all:
-		return firewall.Everything
-	case len(changed) == 0:
-		return nil
+	if a.moved == nil {
+		a.moved = make(map[packet.Tuple]struct{})
+	}
+	note(a.moved, t, &a.missed)
+}
+
+func note[K comparable](m map[K]struct{}, k K, full *bool) {
+	if len(m) >= maxChanged {
+		*full = true
+		return
+	}
+	m[k] = struct{}{}
+}
+
+// noteLost notes how many events the kernel has had no room for.
+func (a *attribution) noteLost(n uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n > a.lost {
+		a.missed = true
+	}
+	a.lost = n
+}
+
+// takeChanged returns what to look at, nil for nothing. missed tells that there is more, which was not noted.
+func (a *attribution) takeChanged() (sel firewall.Selection, missed bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed, moved, missed := a.changed, a.moved, a.missed
+	a.changed, a.moved, a.missed = nil, nil, false
+	if len(changed) == 0 && len(moved) == 0 {
+		return nil, missed
 	}
 	return func(s *conn.Snapshot) bool {
 		if s.Process == nil {
 			return false
 		}
 		_, ok := changed[processID{s.Process.PID, s.Process.StartTicks}]
-		return ok
-	}
+		return ok || isIn(moved, s.Tuple)
+	}, missed
 }
 
-// moved returns what is done when another process goes on with a connection.
-func (d *Daemon) moved(context.Context) func(packet.Tuple) {
-	return func(t packet.Tuple) {
-		if c := d.store.Get(t); c != nil {
-			if p := c.State().Process; p != nil {
-				d.attribution.noteChanged(p.PID, p.StartTicks)
-			}
-		}
+// isIn reports whether a connection is among those that moved, by its addresses or as one of a socket that sends from any.
+func isIn(moved map[packet.Tuple]struct{}, t packet.Tuple) bool {
+	if len(moved) == 0 {
+		return false
 	}
+	if _, ok := moved[t]; ok {
+		return true
+	}
+	anywhere := netip.IPv6Unspecified()
+	if t.Is4() {
+		anywhere = netip.IPv4Unspecified()
+	}
+	t.Local = netip.AddrPortFrom(anywhere, t.Local.Port())
+	_, ok := moved[t]
+	return ok
 }
 
 // followHolders looks again whose connections are after their processes changed, until ctx is done.
@@ -248,7 +295,14 @@ func (d *Daemon) followHolders(ctx context.Context, told bool) { //nolint:revive
 		if !told {
 			d.sweepProcesses()
 		}
-		if sel := d.attribution.takeChanged(); sel != nil {
+		if t := d.attribution.tracker.Load(); t != nil {
+			d.attribution.noteLost(t.Stats().LostEvents)
+		}
+		sel, missed := d.attribution.takeChanged()
+		if missed {
+			d.sweepProcesses() // looked at the next time
+		}
+		if sel != nil {
 			if _, err := d.firewall.Reassign(ctx, sel); err != nil && ctx.Err() == nil && !errors.Is(err, firewall.ErrNoHolder) {
 				d.log.Warn("look again whose connections are", "err", err)
 			}
@@ -266,7 +320,7 @@ func (d *Daemon) sweepProcesses() {
 		return true
 	})
 	for p := range seen {
-		if now, err := d.processes.Process(p.PID); err != nil || now.StartTicks != p.StartTicks || now.Path != p.Path {
+		if now, err := d.processes.Process(p.PID); err != nil || now.StartTicks != p.StartTicks || now.Path != p.Path || now.InnerPath != p.InnerPath {
 			d.attribution.noteChanged(p.PID, p.StartTicks)
 		}
 	}

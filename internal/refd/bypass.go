@@ -63,7 +63,7 @@ func (n *bypassNotices) run(ctx context.Context, ready func()) error {
 func (n *bypassNotices) tell(b dnsguard.Bypass, now time.Time) {
 	app := "a program that is not known"
 	if b.Process != nil {
-		app = cmp.Or(b.Process.Script, b.Process.Path, app)
+		app = cmp.Or(b.Process.Script, b.Process.Executable(), app)
 	}
 	a := n.apps[app]
 	switch {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -61,8 +62,10 @@ type connectivity struct {
 // offline is what is known of a host that is not online.
 type offline struct {
 	// portal is where its network wants a login; empty if nobody answers. host is its name, addrs are its addresses.
+	// port is the portal's own.
 	portal string
 	host   string
+	port   uint16
 	addrs  []netip.Addr
 }
 
@@ -135,7 +138,7 @@ func (c *connectivity) probe(ctx context.Context) *offline {
 		}
 		found = &offline{portal: portal}
 		if u, err := url.Parse(portal); err == nil {
-			found.host = u.Hostname()
+			found.host, found.port = u.Hostname(), portOf(u)
 			found.addrs = c.addrsOf(ctx, found.host)
 		}
 		break
@@ -147,6 +150,15 @@ func (c *connectivity) probe(ctx context.Context) *offline {
 		return c.offline.Load()
 	}
 	return found
+}
+
+// portOf returns the port that is written in an address, 0 if there is none.
+func portOf(u *url.URL) uint16 {
+	n, err := strconv.ParseUint(u.Port(), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(n)
 }
 
 func (c *connectivity) addrsOf(ctx context.Context, host string) []netip.Addr {
@@ -220,10 +232,17 @@ func (c *connectivity) passesName(name string) bool {
 	return o != nil && (c.list.HasName(name) || o.host != "" && strings.EqualFold(name, o.host))
 }
 
+// isWeb reports whether a connection may be one of a browser's to the portal, or a probe: nothing else is needed to log in.
+func (o *offline) isWeb(s *conn.Snapshot) bool {
+	const plain, secure = 80, 443
+	port := s.Tuple.Remote.Port()
+	return s.Tuple.Protocol == packet.TCP && (port == plain || port == secure || port == o.port)
+}
+
 // Decide implements firewall.Decider: what is needed to get online passes while the host is not.
 func (c *connectivity) Decide(_ context.Context, s *conn.Snapshot) firewall.Outcome {
 	o := c.offline.Load()
-	if o == nil || s.Direction != packet.Outbound || !c.passesName(s.Domain) && !slices.Contains(o.addrs, s.Tuple.Remote.Addr()) {
+	if o == nil || s.Direction != packet.Outbound || !o.isWeb(s) || !c.passesName(s.Domain) && !slices.Contains(o.addrs, s.Tuple.Remote.Addr()) {
 		return firewall.Outcome{}
 	}
 	return firewall.Outcome{Decided: true, Decision: accepted(codePortal, "needed to get online, which this host is not")}

@@ -55,6 +55,11 @@ func to(remote, domain string) *conn.Snapshot {
 	return s
 }
 
+func overUDP(s *conn.Snapshot) *conn.Snapshot {
+	s.Tuple.Protocol = packet.UDP
+	return s
+}
+
 func TestProbes(t *testing.T) {
 	n := newNetwork(t)
 	for name, tt := range map[string]struct {
@@ -98,7 +103,7 @@ func TestWhatPassesWhileNotOnline(t *testing.T) {
 	testutil.NoLeaks(t)
 	n := newNetwork(t)
 	n.says(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, "http://login.test/", http.StatusFound)
+		http.Redirect(w, r, "http://login.test:8880/", http.StatusFound)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -116,7 +121,7 @@ func TestWhatPassesWhileNotOnline(t *testing.T) {
 	if o := next(); o == nil || o.host != "login.test" || !slices.Equal(o.addrs, []netip.Addr{netip.MustParseAddr("192.0.2.80")}) {
 		t.Fatalf("got %+v; want the portal", o)
 	}
-	if list := n.states.All(); len(list) != 1 || !strings.Contains(list[0].Message, "http://login.test/") {
+	if list := n.states.All(); len(list) != 1 || !strings.Contains(list[0].Message, "http://login.test:8880/") {
 		t.Errorf("got %+v; want a state with the address", list)
 	}
 	for s, want := range map[*conn.Snapshot]bool{
@@ -124,6 +129,10 @@ func TestWhatPassesWhileNotOnline(t *testing.T) {
 		to("198.51.100.1:80", "hotel.test"):          true,
 		to("198.51.100.1:80", "login.test"):          true,
 		to("192.0.2.80:443", ""):                     true,
+		to("192.0.2.80:8880", ""):                    true,
+		to("192.0.2.80:22", ""):                      false,
+		to("198.51.100.1:22", "login.test"):          false,
+		overUDP(to("192.0.2.80:443", "")):            false,
 		to("198.51.100.1:80", "www.example.test"):    false,
 		to("198.51.100.1:80", ""):                    false,
 		to("198.51.100.1:80", "x.captive.apple.com"): false,
@@ -132,7 +141,7 @@ func TestWhatPassesWhileNotOnline(t *testing.T) {
 		if o.Decided != want || want && o.Decision.Verdict != verdict.Accept {
 			t.Errorf("%s %v: got %+v; want %v", s.Domain, s.Tuple.Remote, o, want)
 		}
-		if s.Domain != "" && n.passesName(s.Domain) != want {
+		if s.Domain != "" && s.Tuple.Remote.Port() == 80 && n.passesName(s.Domain) != want {
 			t.Errorf("%s: may be looked up: %v; want %v", s.Domain, !want, want)
 		}
 	}

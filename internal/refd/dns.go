@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/weirfw/weir/internal/refd/api"
+	"github.com/weirfw/weir/pkg/appid"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/nameserver"
@@ -93,7 +94,7 @@ func (b backend) DNSQuery(ctx context.Context, r api.DNSQueryRequest) (api.DNSAn
 func (d *queries) preview(q nameserver.Query, path string, a *nameserver.Answer) verdict.Decision {
 	who := &asker{}
 	if path != "" {
-		who.process = &conn.Process{PID: -1, Path: path}
+		who.process = d.processAt(path)
 	}
 	for _, answer := range []*nameserver.Answer{nil, a} {
 		s := snapshotOf(&q, who, answer)
@@ -105,4 +106,32 @@ func (d *queries) preview(q nameserver.Query, path string, a *nameserver.Answer)
 		}
 	}
 	return notRefused(nil)
+}
+
+// processAt returns a process of the program at a path: one that has connections if possible, whose unit and user are known then.
+func (d *queries) processAt(path string) *conn.Process {
+	if d.known != nil {
+		if p := d.known(path); p != nil {
+			return p
+		}
+	}
+	p := &conn.Process{PID: -1, Path: path}
+	p.App = new(appid.Identifier).Of(p, nil)
+	return p
+}
+
+// processOf returns the process that has the newest live connection of those that run an executable; nil if there is none.
+func (d *Daemon) processOf(path string) *conn.Process {
+	var newest *conn.Snapshot
+	d.store.Range(func(c *conn.Conn) bool {
+		s := c.State()
+		if s.Live() && s.Process != nil && s.Process.Executable() == path && (newest == nil || s.Started.After(newest.Started)) {
+			newest = s
+		}
+		return true
+	})
+	if newest == nil {
+		return nil
+	}
+	return newest.Process
 }

@@ -305,7 +305,7 @@ func (b backend) seenApps(ctx context.Context) (map[string][]api.App, error) {
 	example := map[string]*conn.Process{}
 	b.d.store.Range(func(c *conn.Conn) bool {
 		if p := c.State().Process; p != nil {
-			example[connstore.App(p.Path, p.Script)] = p
+			example[connstore.App(p.Executable(), p.Script)] = p
 		}
 		return true
 	})

@@ -25,7 +25,7 @@ func (b backend) FindApp(_ context.Context, r api.FindAppRequest) (api.FoundApp,
 			return api.FoundApp{Known: true, Profile: l.Apps[i]}, nil
 		}
 	}
-	if r.Process.Path == "" {
+	if r.Process.Executable() == "" {
 		return api.FoundApp{}, fmt.Errorf("%w: the program is not known: there is nothing to recognise it by", api.ErrRefused)
 	}
 	return api.FoundApp{Profile: newProfile(&r.Process, &l.File)}, nil
@@ -33,7 +33,6 @@ func (b backend) FindApp(_ context.Context, r api.FindAppRequest) (api.FoundApp,
 
 // newProfile is one for exactly this program, with an id that is free.
 func newProfile(p *conn.Process, f *config.File) rules.AppProfile {
-	is := rules.AppMatch{Path: rules.Quote(p.Path), Script: rules.Quote(p.Script)}
-	wanted := word(filepath.Base(connstore.App(p.Path, p.Script)))
-	return rules.AppProfile{ID: free(wanted, taken(f)), Match: []rules.AppMatch{is}}
+	wanted := word(filepath.Base(connstore.App(p.Executable(), p.Script)))
+	return rules.AppProfile{ID: free(wanted, taken(f)), Match: []rules.AppMatch{appOf(p)}}
 }

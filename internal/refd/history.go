@@ -41,7 +41,7 @@ func (d *Daemon) buildHistory() error {
 }
 
 func notRecorded(cfg *config.Recording, p *conn.Process) bool {
-	return len(cfg.Exclude) > 0 && p != nil && (cfg.Excludes(p.Path) || cfg.Excludes(p.Script))
+	return len(cfg.Exclude) > 0 && p != nil && (cfg.Excludes(p.Path) || cfg.Excludes(p.InnerPath) || cfg.Excludes(p.Script))
 }
 
 // historyCondition shows how the history is. The firewall does not depend on it.

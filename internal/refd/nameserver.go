@@ -51,6 +51,7 @@ func (d *Daemon) buildNameserver() (err error) {
 	n.seamless.Store(cfg.Seamless)
 	n.settings = cfg.Settings()
 	n.queries = newQueries(d.processes, &d.rules, d.naming.table, d.cfg.Mode == config.Observe)
+	n.queries.known = d.processOf
 	records := &queryRecords{store: d.store, askers: &n.queries.askers, ownPID: n.queries.ownPID, waiting: map[uint64]conn.ID{}}
 	hostName, err := os.Hostname()
 	if err != nil {

@@ -85,16 +85,25 @@ func taken(f *config.File) func(id string) bool {
 	return func(id string) bool { return used[id] }
 }
 
+// appOf matches an app by its file, and one whose path is not the host's by its identity. A match of nothing would be one of everybody.
+func appOf(p *conn.Process) rules.AppMatch {
+	m := rules.AppMatch{Path: rules.Quote(p.Path), Script: rules.Quote(p.Script)}
+	if p.Path == "" && p.InnerPath != "" {
+		m.Identity = rules.Quote(p.App.ID)
+	}
+	return m
+}
+
 // ruleOf makes a rule of an answer about a connection. Its error wraps prompt.ErrAnswer.
 func ruleOf(s *conn.Snapshot, a prompt.Answer, taken func(string) bool) (r rules.Rule, err error) {
 	r = rules.Rule{
-		App: rules.AppMatch{Path: rules.Quote(s.Process.Path), Script: rules.Quote(s.Process.Script)}, Direction: rules.Out, Action: a.Action,
+		App: appOf(s.Process), Direction: rules.Out, Action: a.Action,
 		Comment: "somebody was asked, and answered " + a.Action.String(),
 	}
 	if s.Direction == packet.Inbound {
 		r.Direction = rules.In
 	}
-	what := a.Action.String() + "-" + word(filepath.Base(connstore.App(s.Process.Path, s.Process.Script)))
+	what := a.Action.String() + "-" + word(filepath.Base(connstore.App(s.Process.Executable(), s.Process.Script)))
 	if a.Target != "" {
 		entry, err := remoteOf(s)
 		if err != nil {

@@ -222,6 +222,15 @@ func TestNamesForGoingRoundAreRefused(t *testing.T) {
 	if d := r.preview(nameserver.Query{Name: "a.test"}, curl.Path, &nameserver.Answer{CNAMEs: []string{"x.curl.test"}}); d.Reason.Rule != "curl-no" {
 		t.Errorf("got %+v; want curl's rule", d)
 	}
+	r.known = func(path string) *conn.Process {
+		return &conn.Process{PID: 7, Path: "/opt/other", App: conn.App{ID: "container:" + path}}
+	}
+	if d := r.preview(nameserver.Query{Name: "a.test"}, curl.Path, &nameserver.Answer{CNAMEs: []string{"x.curl.test"}}); d.Reason.Rule == "curl-no" {
+		t.Errorf("got %+v; want what holds for the process that is known", d)
+	}
+	if p := (&queries{}).processAt("/usr/bin/tool"); p.App.ID != "path:/usr/bin/tool" {
+		t.Errorf("got %+v; want its identity", p)
+	}
 	if hits := r.rules.Load().Hits(); hits["curl-no"] != 0 {
 		t.Errorf("got %v; want a preview to count nothing", hits)
 	}

@@ -36,6 +36,7 @@ var layers = map[string]layer{
 	"internal/varlink":  seams,
 	"internal/kextdev":  seams,
 	"internal/etw":      seams,
+	"internal/hostfile": seams,
 
 	"pkg/verdict":  layer0,
 	"pkg/netscope": layer0,

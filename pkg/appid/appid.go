@@ -1,10 +1,12 @@
 package appid
 
 import (
+	"cmp"
 	"path"
 	"regexp"
 	"strings"
 
+	"github.com/weirfw/weir/internal/hostfile"
 	"github.com/weirfw/weir/pkg/conn"
 )
 
@@ -25,17 +27,19 @@ type Identifier struct {
 // Of describes the app of a process whose Path, Args, Script and Cgroup are filled in. files is nil for a process that has ended.
 func (id *Identifier) Of(p *conn.Process, files Files) conn.App {
 	app := id.kind(p, files)
-	app.Unit = unitOf(p.Cgroup)
+	if app.Kind != conn.AppContainer {
+		app.Unit = unitOf(p.Cgroup)
+	}
 	return app
 }
 
 func (id *Identifier) kind(p *conn.Process, files Files) conn.App {
 	if runtime, container := containerOf(p.Cgroup); container != "" {
 		app := id.images.app(id.Root, runtime, container)
-		app.Deleted = strings.HasSuffix(p.Path, deleted)
+		app.Deleted = strings.HasSuffix(cmp.Or(p.Path, p.InnerPath), deleted)
 		return app
 	}
-	file, gone := strings.CutSuffix(p.Path, deleted)
+	file, gone := strings.CutSuffix(cmp.Or(p.Path, p.InnerPath), deleted)
 	app := conn.App{Deleted: gone}
 	switch {
 	case file == "":
@@ -46,11 +50,14 @@ func (id *Identifier) kind(p *conn.Process, files Files) conn.App {
 	if name := flatpakOf(p.Cgroup, file, files); name != "" {
 		return named(app, conn.AppFlatpak, name, name)
 	}
-	if name := snapOf(p.Cgroup, file); name != "" {
+	if name := snapOf(p.Cgroup, file); name != "" && p.Path != "" {
 		return named(app, conn.AppSnap, name, name)
 	}
 	if image := appImageOf(file, files); image != "" {
 		return named(app, conn.AppImage, withoutVersion(path.Dir(image))+"/"+withoutVersion(path.Base(image)), path.Base(image))
+	}
+	if p.Path == "" {
+		return named(app, conn.AppSandbox, stablePath(file), path.Base(file))
 	}
 	if exe := wineOf(file, p.Args); exe != "" {
 		return named(app, conn.AppWine, exe, path.Base(exe))
@@ -62,7 +69,7 @@ func (id *Identifier) kind(p *conn.Process, files Files) conn.App {
 }
 
 // deleted is what the kernel appends to the path of a file that is not in its place any more.
-const deleted = " (deleted)"
+const deleted = hostfile.Deleted
 
 func named(app conn.App, kind conn.AppKind, id, name string) conn.App {
 	app.Kind, app.ID, app.Name = kind, string(kind)+":"+id, name
@@ -112,22 +119,37 @@ func wineOf(file string, args []string) string {
 	return ""
 }
 
-// unitOf returns the service that a control group is of, "" if of none.
+// unitOf returns the service that a control group is of, "" if of none. As systemd has it (cg_path_get_unit in its sources), that is the first
+// part that is no slice: what is below belongs to the service, which may call it what it likes.
 func unitOf(cgroup string) string {
-	user, unit := false, ""
-	for part := range strings.SplitSeq(cgroup, "/") {
-		switch {
-		case !strings.HasSuffix(part, ".service"):
-		case strings.HasPrefix(part, "user@"):
-			user = true
-		default:
-			unit = unescape(part)
+	unit, below := unitPart(cgroup)
+	if !strings.HasPrefix(unit, "user@") {
+		return serviceName(unit)
+	}
+	unit, _ = unitPart(below)
+	if name := serviceName(unit); name != "" {
+		return "user/" + name
+	}
+	return ""
+}
+
+// unitPart returns the first part that is no slice, and what is below it.
+func unitPart(cgroup string) (unit, below string) {
+	below = strings.TrimPrefix(cgroup, "/")
+	for {
+		unit, below, _ = strings.Cut(below, "/")
+		if !strings.HasSuffix(unit, ".slice") {
+			return unit, below
 		}
 	}
-	if unit != "" && user {
-		return "user/" + unit
+}
+
+// serviceName returns the name of a service, "" of what is none, such as a scope.
+func serviceName(unit string) string {
+	if name, ok := strings.CutSuffix(unit, ".service"); !ok || name == "" {
+		return ""
 	}
-	return unit
+	return unescape(unit)
 }
 
 // unescape undoes systemd's escapes of unit names (systemd-escape(1)): \x2d is a dash.

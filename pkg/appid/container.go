@@ -20,7 +20,8 @@ var runtimes = []struct {
 }{
 	{"docker", regexp.MustCompile(`/docker-([0-9a-f]{64})\.scope(?:/|$)`)},
 	{"docker", regexp.MustCompile(`/docker/([0-9a-f]{64})(?:/|$)`)},
-	{"podman", regexp.MustCompile(`/libpod-([0-9a-f]{64})\.scope(?:/|$)`)},
+	{"podman", regexp.MustCompile(`/libpod-(?:payload-)?([0-9a-f]{64})(?:\.scope)?(?:/|$)`)},
+	{"containerd", regexp.MustCompile(`/nerdctl-([0-9a-f]{64})\.scope(?:/|$)`)},
 	{"containerd", regexp.MustCompile(`/cri-containerd-([0-9a-f]{64})\.scope(?:/|$)`)},
 	{"cri-o", regexp.MustCompile(`/crio-([0-9a-f]{64})\.scope(?:/|$)`)},
 	{"kubernetes", regexp.MustCompile(`/kubepods[^/]*(?:/[^/]+)*/([0-9a-f]{64})(?:/|$)`)},
@@ -28,14 +29,35 @@ var runtimes = []struct {
 	{"lxc", regexp.MustCompile(`/lxc/([^/]+)(?:/|$)`)},
 	{"nspawn", regexp.MustCompile(`/systemd-nspawn@([^/]+)\.service(?:/|$)`)},
 	{"nspawn", regexp.MustCompile(`/machine-([^/]+)\.scope(?:/|$)`)},
+	// a parent of the user's choice, for Docker, nerdctl and others that name the group by the id alone
+	{"docker", regexp.MustCompile(`/([0-9a-f]{64})(?:/|$)`)},
 }
+
+const (
+	// usersOwn is where users make groups of their own: what these are called says nothing about the system's containers.
+	usersOwn = "/user@"
+	// ofUser is the runtime of what is there, and what its names begin with.
+	ofUser = "user/"
+)
+
+// virtualMachine is how libvirt calls machines that are no containers (virSystemdMakeMachineName).
+const virtualMachine = "qemu-"
 
 // containerOf returns the runtime and the id or name of the container that a control group is of, "" if of none.
 func containerOf(cgroup string) (runtime, id string) {
 	for i := range runtimes {
-		if m := runtimes[i].group.FindStringSubmatch(cgroup); m != nil {
-			return runtimes[i].name, unescape(m[1])
+		m := runtimes[i].group.FindStringSubmatch(cgroup)
+		if m == nil {
+			continue
 		}
+		name := unescape(m[1])
+		switch {
+		case runtimes[i].name == "nspawn" && strings.HasPrefix(name, virtualMachine):
+			return "", ""
+		case strings.Contains(cgroup, usersOwn):
+			return ofUser, name
+		}
+		return runtimes[i].name, name
 	}
 	return "", ""
 }
@@ -43,31 +65,43 @@ func containerOf(cgroup string) (runtime, id string) {
 // imageTable remembers the images of containers.
 type imageTable struct {
 	mu sync.Mutex // guards m
-	m  map[string]string
+	m  map[container]string
 }
+
+type container struct{ runtime, id string }
 
 // maxImages bounds an imageTable; when it is full it begins anew.
 const maxImages = 1024
 
 // app describes a container: by its image where the runtime tells it, else by its name, or the beginning of its id.
 func (t *imageTable) app(root, runtime, id string) conn.App {
+	key := container{runtime, id}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	image, ok := t.m[id]
+	image, ok := t.m[key]
+	t.mu.Unlock()
 	if !ok {
-		if t.m == nil || len(t.m) >= maxImages {
-			t.m = make(map[string]string)
-		}
-		image = imageOf(root, runtime, id)
-		t.m[id] = image
+		image = imageOf(root, runtime, id) // a file of megabytes, perhaps: others do not wait for it
+		t.put(key, image)
 	}
 	if image == "" {
 		image = id
 		if len(image) == 64 {
 			image = image[:12]
 		}
+		if runtime == ofUser {
+			image = ofUser + image
+		}
 	}
 	return named(conn.App{}, conn.AppContainer, image, image)
+}
+
+func (t *imageTable) put(c container, image string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m == nil || len(t.m) >= maxImages {
+		t.m = make(map[container]string)
+	}
+	t.m[c] = image
 }
 
 // imageOf reads the image's name where the runtime keeps it.

@@ -28,4 +28,6 @@ const (
 	AppSnap      AppKind = "snap"
 	AppContainer AppKind = "container"
 	AppMemfd     AppKind = "memfd"
+	// AppSandbox is anything else whose executable is not the host's file at its path.
+	AppSandbox AppKind = "sandbox"
 )

@@ -18,8 +18,11 @@ type ID uint64
 type Process struct {
 	PID int    `json:"pid"`
 	UID uint32 `json:"uid"`
-	// Path of the executable, as the kernel tells it.
+	// Path of the executable, as the kernel tells it; on Linux only if that is where the host has this very file.
 	Path string `json:"path,omitempty"`
+	// InnerPath is there in place of Path if only the process' own mounts call it so, as in a container: anybody can mount a program of
+	// his at the path of another. It is for people, and nothing to go by.
+	InnerPath string `json:"innerPath,omitempty"`
 	// Args is the command line, program name included.
 	Args []string `json:"args,omitempty"`
 	// Script is the file that an interpreter runs, absolute.
@@ -53,8 +56,19 @@ func (p *Process) Name() string {
 		return filepath.Base(p.Script)
 	case p.Path != "":
 		return filepath.Base(p.Path)
+	case p.InnerPath != "":
+		return filepath.Base(p.InnerPath)
 	}
 	return ""
+}
+
+// Executable is what lists and groups call the executable by: its path, or the identity of the app where the path is only the process'
+// own name for it.
+func (p *Process) Executable() string {
+	if p.Path == "" && p.InnerPath != "" {
+		return p.App.ID
+	}
+	return p.Path
 }
 
 // SplitTunContext says how a connection leaves by its split tunnel.

@@ -64,7 +64,7 @@ func (q *Query) matchesWho(s *conn.Snapshot) bool {
 }
 
 func matchesApp(p *conn.Process, part string) bool {
-	return p != nil && (containsFold(p.Path, part) || containsFold(p.Script, part))
+	return p != nil && (containsFold(p.Executable(), part) || containsFold(p.Script, part))
 }
 
 func (q *Query) matchesRemote(s *conn.Snapshot) bool {
@@ -97,7 +97,7 @@ func (f Field) Of(s *conn.Snapshot) string {
 	switch f {
 	case ByApp:
 		if p := s.Process; p != nil {
-			return App(p.Path, p.Script)
+			return App(p.Executable(), p.Script)
 		}
 	case ByDomain:
 		return s.Domain

@@ -18,6 +18,13 @@ type HolderFinder interface {
 	Holder(ctx context.Context, i *packet.Info, d packet.Direction) (*conn.Process, error)
 }
 
+// SocketKeeper is a HolderFinder that can tell whether a process has a connection's socket still. Several may have it: the one that
+// made the connection, or was seen to use it, is not replaced by another then.
+type SocketKeeper interface {
+	// Holds returns the process as it is now if it has the socket of the connection; nil if it has not, or that is not known.
+	Holds(ctx context.Context, p *conn.Process, i *packet.Info, d packet.Direction) *conn.Process
+}
+
 // ErrNoHolder is returned by Reassign without a HolderFinder.
 var ErrNoHolder = errors.New("firewall: the process finder cannot tell who holds a connection")
 
@@ -66,6 +73,14 @@ func (f *Firewall) reassign(ctx context.Context, holders HolderFinder, c *conn.C
 	if err != nil || p == nil || sameProgram(p, old.Process) {
 		return false, nil //nolint:nilerr // unknown: it stays whose it was
 	}
+	if k, ok := holders.(SocketKeeper); ok && old.Process != nil && (p.PID != old.Process.PID || p.StartTicks != old.Process.StartTicks) {
+		if kept := k.Holds(ctx, old.Process, &i, old.Direction); kept != nil {
+			p = kept
+		}
+		if sameProgram(p, old.Process) {
+			return false, nil
+		}
+	}
 	c.Update(func(s *conn.Snapshot) { s.Process = p })
 	f.stats.reassigned.Add(1)
 	f.cfg.Logger.Debug("a connection belongs to another process now", "connection", old.Tuple, "from", old.Process.Name(), "to", p.Name())
@@ -86,5 +101,5 @@ func sameApp(a, b *conn.Process) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Path == b.Path && a.Script == b.Script && a.UID == b.UID && a.Cgroup == b.Cgroup && a.App.ID == b.App.ID && slices.Equal(a.Args, b.Args)
+	return a.Path == b.Path && a.InnerPath == b.InnerPath && a.Script == b.Script && a.UID == b.UID && a.Cgroup == b.Cgroup && a.App.ID == b.App.ID && slices.Equal(a.Args, b.Args)
 }

@@ -82,6 +82,55 @@ func TestReassign(t *testing.T) {
 	}
 }
 
+// keepers are holders that know who has a socket still.
+type keepers struct {
+	holders
+	kept *conn.Process
+}
+
+func (k *keepers) Holds(_ context.Context, p *conn.Process, _ *packet.Info, _ packet.Direction) *conn.Process {
+	if k.kept != nil && k.kept.PID == p.PID {
+		return k.kept
+	}
+	return nil
+}
+
+// Who has the socket still keeps the connection, whomever a search finds; with what he runs now.
+func TestReassignKeepsWhoHolds(t *testing.T) {
+	curl := &conn.Process{PID: 10, StartTicks: 1, Path: "/usr/bin/curl"}
+	wget := &conn.Process{PID: 10, StartTicks: 1, Path: "/usr/bin/wget"}
+	parent := &conn.Process{PID: 9, StartTicks: 1, Path: "/bin/sh"}
+	for _, tt := range []struct {
+		name  string
+		kept  *conn.Process
+		moved int
+		want  *conn.Process
+	}{
+		{"keeps it", curl, 0, curl},
+		{"keeps it, as another program", wget, 1, wget},
+		{"has handed it on", nil, 1, parent},
+	} {
+		bubble(t, tt.name, func(t *testing.T) {
+			k := &keepers{kept: tt.kept}
+			k.set(curl, nil)
+			r := start(t, func(c *firewall.Config) {
+				c.Processes = k
+				c.Deciders = []firewall.Decider{decider(func(*conn.Snapshot) firewall.Outcome { return says(verdict.Accept) })}
+			})
+			i := out(packet.TCP, 1, faraway)
+			r.want(i, verdict.ActionPermanentAccept)
+			k.set(parent, nil)
+			if moved, err := r.Reassign(t.Context(), firewall.Everything); moved != tt.moved || err != nil {
+				t.Errorf("got %d, %v; want %d", moved, err, tt.moved)
+			}
+			synctest.Wait()
+			if s := r.state(i.Tuple); s.Process != tt.want {
+				t.Errorf("got %+v; want %+v", s.Process, tt.want)
+			}
+		})
+	}
+}
+
 func TestReassignWithoutHolders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, func(c *firewall.Config) { c.Processes = isProcess(conn.Process{PID: 1}) })

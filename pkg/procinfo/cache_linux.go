@@ -22,6 +22,7 @@ type proc struct {
 	image int
 	refs  atomic.Int32
 	info  atomic.Pointer[conn.Process]
+	exe   atomic.Pointer[seen]
 	// checked is when info was read, in nanoseconds.
 	checked atomic.Int64
 	// cgroup is the id of the control group of a socket seen last.

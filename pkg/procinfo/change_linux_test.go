@@ -3,6 +3,7 @@ package procinfo
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -305,6 +306,27 @@ type ownerFunc func() (Owner, error)
 
 func (f ownerFunc) Owner(context.Context, *packet.Info, packet.Direction) (Owner, error) { return f() }
 
+// Who has a socket is told from who has not, and who has started anew under a number from who had it.
+func TestHolds(t *testing.T) {
+	f := newFinder(t)
+	target := listener(t, "tcp", "127.0.0.1:0")
+	c, err := net.Dial("tcp", target.String())
+	must(t, err)
+	defer c.Close()
+	info := packet.Info{Version: 4, Tuple: packet.Tuple{Local: addrPort(c.LocalAddr()), Remote: target, Protocol: packet.TCP}}
+	self, err := f.Process(os.Getpid())
+	must(t, err)
+	other, err := f.Process(start(t, "sleep", "600").cmd.Process.Pid)
+	must(t, err)
+	before := *self
+	before.StartTicks--
+	for name, tt := range map[string]struct{ p, want *conn.Process }{"its own": {self, self}, "another": {other, nil}, "an earlier one": {&before, nil}} {
+		if got := f.Holds(context.Background(), tt.p, &info, packet.Outbound); got != tt.want {
+			t.Errorf("%s: got %+v; want %+v", name, got, tt.want)
+		}
+	}
+}
+
 func TestFirst(t *testing.T) {
 	past := &conn.Process{PID: 1 << 30, Path: "/gone"}
 	var owner Owner
@@ -327,6 +349,7 @@ func TestFirst(t *testing.T) {
 		{"reused number", Owner{PID: os.Getpid(), StartTicks: 1}, nil, nil},
 		{"no such process", Owner{PID: 1 << 30}, nil, nil},
 		{"unknown", Owner{}, ErrUnknown, nil},
+		{"one of several", Owner{}, unknown(ReasonSeveral), nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			owner, ownerErr = test.owner, test.err
@@ -337,7 +360,7 @@ func TestFirst(t *testing.T) {
 		})
 	}
 	s := f.Stats()
-	if s.Lookups != 6 || s.Found[MethodFirst] != 3 || s.Unknown[ReasonNoSocket] != 3 {
+	if s.Lookups != 7 || s.Found[MethodFirst] != 3 || s.Unknown[ReasonNoSocket] != 3 || s.Unknown[ReasonSeveral] != 1 {
 		t.Errorf("got %+v; want 3 found and 3 without a socket", s)
 	}
 }

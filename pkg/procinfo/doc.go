@@ -53,8 +53,8 @@
 //
 // Args and Script are what a process says about itself; of a command line 32 KiB
 // are read. Path is what the kernel tells, with " (deleted)" at its end if the
-// file is gone, and for a process in a container it is the path inside the
-// container. Sockets of other network namespaces than the one that New was
+// file is gone, if the host has that file there; for a process in a container
+// InnerPath is the path inside the container. Sockets of other network namespaces than the one that New was
 // called in are not found, nor those in the private descriptor table of a
 // single thread. Without privileges only the processes of the own user can be
 // searched: that a stranger shares a socket goes unnoticed then.

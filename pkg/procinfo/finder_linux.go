@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirfw/weir/internal/hostfile"
 	"github.com/weirfw/weir/pkg/appid"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/packet"
@@ -29,6 +30,7 @@ type Finder struct {
 	procs cache
 	socks memo
 	apps  appid.Identifier
+	host  *hostfile.View
 	pool  sync.Pool
 
 	// life is held for reading by lookups, so that Close waits for them: it
@@ -72,7 +74,7 @@ func New(cfg Config) (*Finder, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Finder{proc: -1, loadavg: -1}
+	f := &Finder{proc: -1, loadavg: -1, host: hostfile.New(cfg.Proc)}
 	f.procs = cache{limit: cfg.Processes, byPID: make(map[int]*proc)}
 	f.pool.New = func() any { return new(scratch) }
 	if f.proc, err = unix.Open(cfg.Proc, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
@@ -169,9 +171,13 @@ func (f *Finder) Close() error {
 func (f *Finder) Find(ctx context.Context, info *packet.Info, direction packet.Direction) (*conn.Process, error) {
 	f.counters.lookups.Add(1)
 	for _, o := range f.first {
-		if p, err := f.ask(ctx, o, info, direction); err == nil {
+		p, err := f.ask(ctx, o, info, direction)
+		if err == nil {
 			f.counters.found[o.method].Add(1)
 			return p, nil
+		}
+		if isSeveral(err) {
+			return nil, f.countError(err) // what knows less would guess
 		}
 	}
 	p, method, err := f.holder(ctx, info, direction)
@@ -205,6 +211,36 @@ func (f *Finder) holder(ctx context.Context, info *packet.Info, direction packet
 	sc := f.scratch()
 	defer f.putScratch(sc)
 	return f.find(ctx, info, direction, sc)
+}
+
+func isSeveral(err error) bool {
+	u, ok := errors.AsType[*UnknownError](err)
+	return ok && u.Reason == ReasonSeveral
+}
+
+// Holds returns a process as it is now if it has a socket that the connection may belong to; nil if it has none, or that is not known.
+// Others may have it, too.
+func (f *Finder) Holds(_ context.Context, p *conn.Process, info *packet.Info, direction packet.Direction) *conn.Process {
+	now, err := f.Process(p.PID)
+	if err != nil || now.StartTicks != p.StartTicks {
+		return nil
+	}
+	f.life.RLock()
+	defer f.life.RUnlock()
+	if f.closed {
+		return nil
+	}
+	sc := f.scratch()
+	defer f.putScratch(sc)
+	if _, err := f.locate(info, direction, sc); err != nil {
+		return nil
+	}
+	for i := range sc.socks {
+		if fd, err := f.lookIn(p.PID, sc.socks[i].inode, sc); err == nil && fd >= 0 {
+			return now
+		}
+	}
+	return nil
 }
 
 // FindQuick is Find for threads that must not be held up: it takes some ten
@@ -246,7 +282,7 @@ func (f *Finder) askQuick(o *firstOwner, info *packet.Info, direction packet.Dir
 	}
 	owner, err := o.quick.OwnerQuick(info, direction)
 	if u, isUnknown := errors.AsType[*UnknownError](err); isUnknown {
-		return nil, false, u.Reason == ReasonGone
+		return nil, false, u.Reason == ReasonGone || u.Reason == ReasonSeveral
 	}
 	if err != nil || owner.Process == nil {
 		return nil, false, true

@@ -4,12 +4,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirfw/weir/internal/hostfile"
 	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/conn"
 )
@@ -47,6 +49,8 @@ func TestIntegrationIdentity(t *testing.T) {
 		// id may have $DIR in it.
 		id   string
 		also func(p *conn.Process) bool
+		// asHost tells that the host's files are those that the program sees.
+		asHost bool
 	}{
 		{name: "path", script: `exec /bin/sleep 600`, id: "path:/usr/bin/sleep"},
 		{name: "symlink", script: `ln -s /bin/sleep "$DIR/link"; exec "$DIR/link" 600`, id: "path:/usr/bin/sleep"},
@@ -76,7 +80,7 @@ os.execv(os.environ["DIR"] + "/suid", ["suid", "600"])'`,
 		{name: "node script", script: `command -v node >/dev/null || exit 77; echo 'setTimeout(() => {}, 600000)' >"$DIR/c.js"; cd "$DIR"; exec node c.js`, id: "script:$DIR/c.js"},
 		{
 			name: "overlay", script: `mount -t tmpfs none "$ROOT"; cd "$ROOT"; mkdir low up work all; cp /bin/sleep low/tool
-mount -t overlay overlay -o lowerdir=low,upperdir=up,workdir=work all; exec "$ROOT/all/tool" 600`, id: "path:$ROOT/all/tool",
+mount -t overlay overlay -o lowerdir=low,upperdir=up,workdir=work all; exec "$ROOT/all/tool" 600`, id: "path:$ROOT/all/tool", asHost: true,
 		},
 		{
 			name: "appimage", script: `m=/tmp/.mount_Weirt4bC123; mkdir -p $m; mount -t tmpfs none $m; mkdir -p $m/usr/bin; cp /bin/sleep $m/usr/bin/tool
@@ -87,10 +91,33 @@ APPDIR=$m APPIMAGE="$DIR/Weirt-1.2.3-x86_64.AppImage" exec $m/usr/bin/tool 600`,
 			script: newRoot + `mkdir -p app/bin; cp /usr/bin/sleep app/bin/tool; printf '[Application]\nname=org.example.Tool\n' >.flatpak-info` + enterRoot + `exec /app/bin/tool 600`,
 		},
 		{
-			name: "flatpak that says another name than its group", group: "app-flatpak-org.example.Other-4711.scope", id: "path:/app/bin/tool",
+			name: "flatpak that says another name than its group", group: "app-flatpak-org.example.Other-4711.scope", id: "sandbox:/app/bin/tool",
 			script: newRoot + `mkdir -p app/bin; cp /usr/bin/sleep app/bin/tool; printf '[Application]\nname=org.example.Tool\n' >.flatpak-info` + enterRoot + `exec /app/bin/tool 600`,
 		},
-		{name: "snap", id: "snap:hello", script: newRoot + `mkdir -p snap/hello/42/bin; cp /usr/bin/sleep snap/hello/42/bin/tool` + enterRoot + `exec /snap/hello/42/bin/tool 600`},
+		{name: "snap", id: "snap:hello", asHost: true, script: newRoot + `mkdir -p snap/hello/42/bin; cp /usr/bin/sleep snap/hello/42/bin/tool` + enterRoot + `exec /snap/hello/42/bin/tool 600`},
+		{
+			name: "snap that the host does not have", id: "sandbox:/snap/hello/42/bin/tool",
+			script: newRoot + `mkdir -p snap/hello/42/bin; cp /usr/bin/sleep snap/hello/42/bin/tool` + enterRoot + `exec /snap/hello/42/bin/tool 600`,
+		},
+		{
+			name: "mounted over another", script: `cp /bin/sleep "$DIR/evil"; mount --bind "$DIR/evil" /usr/bin/true; exec /usr/bin/true 600`,
+			id: "sandbox:/usr/bin/true", also: isInner("/usr/bin/true"),
+		},
+		{
+			name: "mounted over another by a user", id: "sandbox:/usr/bin/true", also: isInner("/usr/bin/true"),
+			script: `cp /bin/sleep "$DIR/users"; exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+unshare --user --map-root-user --mount sh -ec 'mount --bind "$DIR/users" /usr/bin/true; exec /usr/bin/true 600'`,
+		},
+		{
+			name: "mounted over another, and deleted", id: "sandbox:/usr/bin/true", also: isInner("/usr/bin/true (deleted)"),
+			script: `cp /bin/sleep "$DIR/fleeting"; chown 65534 "$DIR/fleeting"; mount --bind "$DIR/fleeting" /usr/bin/true
+exec sh -c '(sleep 0.05; rm "$DIR/fleeting") & exec /usr/bin/true 600'`,
+		},
+		{
+			name: "unmounted while it runs", id: "sandbox:/usr/bin/true", also: isInner("/usr/bin/true"),
+			script: `mount -t tmpfs none "$ROOT"; mkdir -p "$ROOT/usr/bin"; cp /bin/sleep "$ROOT/usr/bin/true"
+exec sh -c '(sleep 0.05; umount -l "$ROOT") & exec "$ROOT/usr/bin/true" 600'`,
+		},
 		{
 			name: "container", group: "docker-" + strings.Repeat("5f", 32) + ".scope", id: "container:" + strings.Repeat("5f", 6),
 			script: `exec /bin/sleep 600`,
@@ -110,19 +137,31 @@ APPDIR=$m APPIMAGE="$DIR/Weirt-1.2.3-x86_64.AppImage" exec $m/usr/bin/tool 600`,
 				cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, group(t, test.group)
 			}
 			want := os.Expand(test.id, func(v string) string { return map[string]string{"DIR": dir, "ROOT": root}[v] })
-			wantApp(t, f, cmd, want, test.also)
+			wantApp(t, f, cmd, want, test.also, test.asHost)
 		})
 	}
 }
 
+// isInner reports that no path of the host is claimed.
+func isInner(path string) func(p *conn.Process) bool {
+	return func(p *conn.Process) bool { return p.Path == "" && p.InnerPath == path && p.Name() != "" }
+}
+
 // wantApp starts a program and waits until it has become that app.
-func wantApp(t *testing.T, f *Finder, cmd *exec.Cmd, want string, also func(p *conn.Process) bool) {
+func wantApp(t *testing.T, f *Finder, cmd *exec.Cmd, want string, also func(p *conn.Process) bool, asHost bool) {
 	t.Helper()
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
+	}
+	if asHost {
+		proc := t.TempDir()
+		if err := os.Symlink("/proc/"+strconv.Itoa(cmd.Process.Pid), filepath.Join(proc, "1")); err != nil {
+			t.Fatal(err)
+		}
+		f.host = hostfile.New(proc)
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -170,7 +209,7 @@ func group(t *testing.T, name string) int {
 	if root == "" {
 		testutil.Unavailable(t, "needs a cgroup v2 hierarchy")
 	}
-	outer, err := os.MkdirTemp(root, "weirt") //nolint:usetesting // a control group
+	outer, err := os.MkdirTemp(root, "weirt*.slice") //nolint:usetesting // a control group, in a slice as all units are
 	if err != nil {
 		testutil.Unavailable(t, "needs a control group: %v", err)
 	}

@@ -1,6 +1,7 @@
 package procinfo
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirfw/weir/internal/hostfile"
 	"github.com/weirfw/weir/pkg/conn"
 )
 
@@ -148,7 +150,7 @@ func (f *Finder) describe(p *proc, depth int, sc *scratch) (*conn.Process, error
 	if info.UID, err = p.uid(); err != nil {
 		return nil, err
 	}
-	if info.Path, err = readLink(p.dir, "exe", sc); err != nil {
+	if info.Path, info.InnerPath, err = f.executable(p, sc); err != nil {
 		return nil, err
 	}
 	b, err := readFile(p.dir, sc.path.file("cmdline"), sc.file[:])
@@ -168,6 +170,46 @@ func (f *Finder) describe(p *proc, depth int, sc *scratch) (*conn.Process, error
 		return nil, err
 	}
 	return info, nil
+}
+
+// seen is what was found out about the executable of an image: whether its path is that of the host's file.
+type seen struct {
+	path string
+	host bool
+}
+
+// executable returns the path of what a process runs: as inner if the host has another file there, or none. That is looked up once for
+// an image, as long as the kernel calls it the same.
+func (f *Finder) executable(p *proc, sc *scratch) (path, inner string, err error) {
+	const tries = 3
+	var now seen
+	for range tries {
+		name, err := readLink(p.dir, "exe", sc)
+		if err != nil || name == "" {
+			return "", "", err
+		}
+		if old := p.exe.Load(); old != nil && old.path == name {
+			now = *old
+			break
+		}
+		if name == now.path {
+			break // it was not moved while we looked
+		}
+		now = seen{name, isMemfd(name) || f.host.Runs(p.dir, name)}
+		if now.host {
+			break
+		}
+	}
+	p.exe.Store(&now)
+	if now.host {
+		return now.path, "", nil
+	}
+	return "", now.path, nil
+}
+
+// isMemfd reports whether a path is the kernel's name for a file that has no place anywhere.
+func isMemfd(name string) bool {
+	return strings.HasPrefix(name, "/memfd:") && strings.HasSuffix(name, hostfile.Deleted)
 }
 
 // appFiles are the files of a process that tell its app. Those below root are the process' own: they are opened without following a
@@ -218,7 +260,7 @@ func readLink(dir int, name string, sc *scratch) (string, error) {
 // relative one counts only if it is there: the process may have changed its
 // directory since.
 func script(p *proc, info *conn.Process, sc *scratch) (string, error) {
-	name := scriptOf(info.Path, info.Args)
+	name := scriptOf(cmp.Or(info.Path, info.InnerPath), info.Args)
 	if name == "" || name[0] == '/' {
 		return absolute(name, "/"), nil
 	}
@@ -311,7 +353,7 @@ func same(a, b *conn.Process) bool {
 		if a == nil || b == nil {
 			return false
 		}
-		if a.PID != b.PID || a.UID != b.UID || a.StartTicks != b.StartTicks || a.Path != b.Path ||
+		if a.PID != b.PID || a.UID != b.UID || a.StartTicks != b.StartTicks || a.Path != b.Path || a.InnerPath != b.InnerPath ||
 			a.Script != b.Script || a.Cgroup != b.Cgroup || a.App != b.App || !slices.Equal(a.Args, b.Args) {
 			return false
 		}
@@ -328,7 +370,7 @@ func (p *proc) unchanged(sc *scratch) bool {
 		return true // being met: what is read is read now
 	}
 	exe, err := readLink(p.dir, "exe", sc)
-	if err != nil || strings.TrimSuffix(exe, " (deleted)") != strings.TrimSuffix(info.Path, " (deleted)") {
+	if err != nil || strings.TrimSuffix(exe, hostfile.Deleted) != strings.TrimSuffix(cmp.Or(info.Path, info.InnerPath), hostfile.Deleted) {
 		return false
 	}
 	st, err := readStat(p.dir, sc)

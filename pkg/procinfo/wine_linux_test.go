@@ -37,7 +37,7 @@ func TestIntegrationIdentityWine(t *testing.T) {
 	wantApp(t, newFinder(t), cmd, "wine:"+strings.ToLower(exe), func(p *conn.Process) bool {
 		// Not before Wine has loaded it: then its name is the first argument.
 		return strings.HasPrefix(filepath.Base(p.Path), "wine") && p.Args[0] == exe && p.App.Name == "small tool.exe"
-	})
+	}, true)
 }
 
 // sleepingProgram is a Windows program of one page that calls kernel32's Sleep(INFINITE).

@@ -243,7 +243,7 @@ func (s *Store) Ask(ctx context.Context, c *conn.Snapshot) (verdict.Decision, er
 func keyOf(c *conn.Snapshot) key {
 	k := key{direction: c.Direction}
 	if c.Process != nil {
-		k.path, k.script = c.Process.Path, c.Process.Script
+		k.path, k.script = c.Process.Executable(), c.Process.Script
 	}
 	return k
 }

@@ -38,6 +38,8 @@ type processRest struct {
 	Services   []string `json:"services,omitempty"`
 	App        conn.App `json:"app,omitzero"`
 	StartTicks uint64   `json:"start,omitempty"`
+	// InnerPath tells that the row's path is the identity of an app.
+	InnerPath string `json:"inner,omitempty"`
 }
 
 // dim is a table of distinct values. Those since the last commit can be taken back.
@@ -130,9 +132,9 @@ func (d *dims) internProcess(p *conn.Process) (id, ofApp uint32) {
 	if p == nil {
 		return 0, 0
 	}
-	v := process{pid: p.PID, rest: text(processRest{p.UID, p.Args, p.Cgroup, p.User, p.Package, p.Services, p.App, p.StartTicks})}
+	v := process{pid: p.PID, rest: text(processRest{p.UID, p.Args, p.Cgroup, p.User, p.Package, p.Services, p.App, p.StartTicks, p.InnerPath})}
 	v.parent, _ = d.internProcess(p.Parent)
-	v.app = d.apps.intern(app{p.Path, p.Script})
+	v.app = d.apps.intern(app{p.Executable(), p.Script})
 	return d.processes.intern(v), v.app
 }
 

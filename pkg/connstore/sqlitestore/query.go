@@ -179,6 +179,9 @@ func (s *Store) process(ctx context.Context, id uint32, depth int) (*conn.Proces
 	}
 	p.UID, p.Args, p.Cgroup, p.User = rest.UID, rest.Args, rest.Cgroup, rest.User
 	p.Package, p.Services, p.App, p.StartTicks = rest.Package, rest.Services, rest.App, rest.StartTicks
+	if p.InnerPath = rest.InnerPath; p.InnerPath != "" {
+		p.Path = ""
+	}
 	p.Parent, err = s.process(ctx, parent, depth-1)
 	return &p, err
 }

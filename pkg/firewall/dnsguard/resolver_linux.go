@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
+	"github.com/weirfw/weir/internal/hostfile"
 	"github.com/weirfw/weir/pkg/conn"
 )
 
@@ -27,7 +27,7 @@ func isSystemResolver(p *conn.Process) bool {
 		return true
 	}
 	owners, ok := accounts[path.Base(p.Path)]
-	return ok && isRoots("/proc/"+strconv.Itoa(p.PID)+"/exe", p.Path) && isOneOf(p.UID, owners)
+	return ok && hostfile.New("/proc").RootRuns(p.PID, p.Path) && isOneOf(p.UID, owners)
 }
 
 // isService reports whether a process is of a resolver's systemd unit.
@@ -55,18 +55,4 @@ func isOneOf(uid uint32, names []string) bool {
 		}
 	}
 	return false
-}
-
-// isRoots reports whether a running program is the file at that path here, and root's.
-func isRoots(running, at string) bool {
-	is, err := os.Stat(running) // the file itself, wherever the process has its root
-	if err != nil {
-		return false
-	}
-	here, err := os.Stat(at)
-	if err != nil || !os.SameFile(is, here) {
-		return false
-	}
-	st, ok := is.Sys().(*syscall.Stat_t)
-	return ok && st.Uid == 0 && is.Mode().Perm()&0o022 == 0
 }

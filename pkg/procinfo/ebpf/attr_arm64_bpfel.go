@@ -30,6 +30,9 @@ type attrEvent struct {
 
 type attrImage struct {
 	_       structs.HostLayout
+	Ino     uint64
+	Dev     uint32
+	Pad     uint32
 	PathLen uint32
 	CwdLen  uint32
 	ArgsLen uint32
@@ -99,10 +102,10 @@ const (
 	attrMapBlank            = "blank"
 	attrMapEvents           = "events"
 	attrMapImages           = "images"
+	attrMapLosses           = "losses"
 	attrMapProcs            = "procs"
 	attrMapSocks            = "socks"
 	attrMapTuples           = "tuples"
-	attrMapUncounted        = "uncounted"
 	attrMapUsage            = "usage"
 	attrProgConnect4        = "connect4"
 	attrProgConnect6        = "connect6"
@@ -123,6 +126,7 @@ const (
 	attrProgTcpConnect      = "tcp_connect"
 	attrVarDescribedEvent   = "described_event"
 	attrVarDescribedRow     = "described_row"
+	attrVarHostMntns        = "host_mntns"
 	attrVarOwnNetns         = "own_netns"
 	attrVarOwnPidns         = "own_pidns"
 	attrVarOwnTgid          = "own_tgid"
@@ -194,14 +198,14 @@ type attrProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type attrMapSpecs struct {
-	Blank     *ebpf.MapSpec `ebpf:"blank"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Images    *ebpf.MapSpec `ebpf:"images"`
-	Procs     *ebpf.MapSpec `ebpf:"procs"`
-	Socks     *ebpf.MapSpec `ebpf:"socks"`
-	Tuples    *ebpf.MapSpec `ebpf:"tuples"`
-	Uncounted *ebpf.MapSpec `ebpf:"uncounted"`
-	Usage     *ebpf.MapSpec `ebpf:"usage"`
+	Blank  *ebpf.MapSpec `ebpf:"blank"`
+	Events *ebpf.MapSpec `ebpf:"events"`
+	Images *ebpf.MapSpec `ebpf:"images"`
+	Losses *ebpf.MapSpec `ebpf:"losses"`
+	Procs  *ebpf.MapSpec `ebpf:"procs"`
+	Socks  *ebpf.MapSpec `ebpf:"socks"`
+	Tuples *ebpf.MapSpec `ebpf:"tuples"`
+	Usage  *ebpf.MapSpec `ebpf:"usage"`
 }
 
 // attrVariableSpecs contains global variables before they are loaded into the kernel.
@@ -210,6 +214,7 @@ type attrMapSpecs struct {
 type attrVariableSpecs struct {
 	DescribedEvent   *ebpf.VariableSpec `ebpf:"described_event"`
 	DescribedRow     *ebpf.VariableSpec `ebpf:"described_row"`
+	HostMntns        *ebpf.VariableSpec `ebpf:"host_mntns"`
 	OwnNetns         *ebpf.VariableSpec `ebpf:"own_netns"`
 	OwnPidns         *ebpf.VariableSpec `ebpf:"own_pidns"`
 	OwnTgid          *ebpf.VariableSpec `ebpf:"own_tgid"`
@@ -236,14 +241,14 @@ func (o *attrObjects) Close() error {
 //
 // It can be passed to loadAttrObjects or ebpf.CollectionSpec.LoadAndAssign.
 type attrMaps struct {
-	Blank     *ebpf.Map `ebpf:"blank"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Images    *ebpf.Map `ebpf:"images"`
-	Procs     *ebpf.Map `ebpf:"procs"`
-	Socks     *ebpf.Map `ebpf:"socks"`
-	Tuples    *ebpf.Map `ebpf:"tuples"`
-	Uncounted *ebpf.Map `ebpf:"uncounted"`
-	Usage     *ebpf.Map `ebpf:"usage"`
+	Blank  *ebpf.Map `ebpf:"blank"`
+	Events *ebpf.Map `ebpf:"events"`
+	Images *ebpf.Map `ebpf:"images"`
+	Losses *ebpf.Map `ebpf:"losses"`
+	Procs  *ebpf.Map `ebpf:"procs"`
+	Socks  *ebpf.Map `ebpf:"socks"`
+	Tuples *ebpf.Map `ebpf:"tuples"`
+	Usage  *ebpf.Map `ebpf:"usage"`
 }
 
 func (m *attrMaps) Close() error {
@@ -251,10 +256,10 @@ func (m *attrMaps) Close() error {
 		m.Blank,
 		m.Events,
 		m.Images,
+		m.Losses,
 		m.Procs,
 		m.Socks,
 		m.Tuples,
-		m.Uncounted,
 		m.Usage,
 	)
 }
@@ -265,6 +270,7 @@ func (m *attrMaps) Close() error {
 type attrVariables struct {
 	DescribedEvent   *ebpf.Variable `ebpf:"described_event"`
 	DescribedRow     *ebpf.Variable `ebpf:"described_row"`
+	HostMntns        *ebpf.Variable `ebpf:"host_mntns"`
 	OwnNetns         *ebpf.Variable `ebpf:"own_netns"`
 	OwnPidns         *ebpf.Variable `ebpf:"own_pidns"`
 	OwnTgid          *ebpf.Variable `ebpf:"own_tgid"`

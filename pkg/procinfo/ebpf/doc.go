@@ -25,8 +25,9 @@
 //
 // # Kernels
 //
-// Each feature is tried by itself: what the kernel refuses is left out, and Status says what is lost. Linux 5.10 has those for TCP
-// and for datagrams with an address, 6.4 those for connected ones. They take CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, a kernel with
+// Each feature is tried by itself: what the kernel refuses is left out, and Status says what is lost. By the functions that the programs
+// call, those for TCP and for datagrams with an address take Linux 5.15 (bpf_get_netns_cookie in sockops), those for connected ones 6.4
+// (netfilter programs); 6.18 is what the tests have run on. They take CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, a kernel with
 // BTF (/sys/kernel/btf/vmlinux) and a cgroup v2 hierarchy, whose root they attach to: everything below is seen. They go with the
 // process, however it ends.
 //

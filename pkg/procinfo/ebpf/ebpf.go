@@ -140,8 +140,9 @@ type Stats struct {
 	Forgotten uint64 `json:"forgotten"`
 	// Uncounted are bytes that there was no room to count per connection.
 	Uncounted uint64 `json:"uncounted"`
-	// Events is how many the kernel told.
-	Events uint64 `json:"events"`
+	// Events is how many the kernel told, and LostEvents how many it had no room for.
+	Events     uint64 `json:"events"`
+	LostEvents uint64 `json:"lostEvents"`
 }
 
 // Reports are what Run tells. Each may be nil. They are called by Run's goroutine, one at a time, and must not block.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -20,7 +21,7 @@ func TestSizes(t *testing.T) {
 		got, want uintptr
 	}{
 		{"event", unsafe.Sizeof(attrEvent{}), eventSize}, {"task_row", unsafe.Sizeof(attrTaskRow{}), taskRowSize},
-		{"owner", unsafe.Sizeof(attrOwner{}), 56}, {"tuple", unsafe.Sizeof(attrTuple{}), 40}, {"image", unsafe.Sizeof(attrImage{}), 2064},
+		{"owner", unsafe.Sizeof(attrOwner{}), 56}, {"tuple", unsafe.Sizeof(attrTuple{}), 40}, {"image", unsafe.Sizeof(attrImage{}), 2080},
 	} {
 		if test.got != test.want {
 			t.Errorf("%s: got %d bytes; want %d", test.name, test.got, test.want)
@@ -84,6 +85,26 @@ func FuzzPathOf(f *testing.F) {
 			t.Fatal("read beyond the end")
 		}
 	})
+}
+
+// What was cut off is no argument: it could be another file's name.
+func TestArgsOf(t *testing.T) {
+	image := func(args string) *attrImage {
+		var i attrImage
+		i.ArgsLen = uint32(copy(i.Args[:len(i.Args)-1], args))
+		return &i
+	}
+	long := strings.Repeat("x", 600)
+	for args, want := range map[string][]string{
+		"":                                 {},
+		"python3\x00/srv/a.py\x00":         {"python3", "/srv/a.py"},
+		"python3\x00/srv/" + long + "\x00": {"python3"},
+		long:                               {},
+	} {
+		if got := argsOf(image(args)); !slices.Equal(got, want) {
+			t.Errorf("%.20q: got %q; want %q", args, got, want)
+		}
+	}
 }
 
 func TestPathOf(t *testing.T) {

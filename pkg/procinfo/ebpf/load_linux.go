@@ -15,6 +15,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/weirfw/weir/internal/hostfile"
 )
 
 // programsOf lists the programs of each feature. One that the kernel refuses takes the others of its feature with it.
@@ -53,7 +55,7 @@ func New(cfg Config) (*Tracker, error) {
 	if cfg.Proc == "" {
 		cfg.Proc = "/proc"
 	}
-	t := &Tracker{cfg: cfg, log: cfg.Logger, maps: make(map[string]*ebpf.Map)}
+	t := &Tracker{cfg: cfg, log: cfg.Logger, maps: make(map[string]*ebpf.Map), host: hostfile.New(cfg.Proc)}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
 	}
@@ -133,6 +135,7 @@ func (t *Tracker) setConstants(spec *ebpf.CollectionSpec) error {
 	}
 	for name, value := range map[string]any{
 		attrVarOwnNetns: cookie, attrVarOwnPidns: pidns, attrVarOwnTgid: uint32(unix.Getpid()),
+		attrVarHostMntns: uint32(t.host.MountNamespace()),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)

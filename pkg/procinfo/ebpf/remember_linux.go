@@ -14,6 +14,7 @@ import (
 const (
 	imageDeleted = 1 << 0
 	imagePseudo  = 1 << 1
+	imageHere    = 1 << 2
 	pathUnknown  = 0xffff
 )
 
@@ -31,7 +32,10 @@ func (t *Tracker) remembered(o *attrOwner) *conn.Process {
 	}
 	p.PID, p.UID, p.StartTicks = int(o.Pid), o.Uid, ticks(o.Start)
 	p.Cgroup = t.cgroups.name(o.Cgroup)
-	p.App = t.apps.Of(p, nil)
+	if p.Cgroup != "" {
+		// Without its group, which went with it, nobody can say that it was no container's.
+		p.App = t.apps.Of(p, nil)
+	}
 	p.Parent = t.parent(&attrProcKey{Start: o.Start, Tgid: o.Tgid}, 0)
 	return p
 }
@@ -46,11 +50,24 @@ func (t *Tracker) fromImage(exec uint64) *conn.Process {
 	if !ok {
 		return nil
 	}
-	p := &conn.Process{Path: path, Args: splitArgs(i.Args[:min(int(i.ArgsLen), len(i.Args))])}
+	p := &conn.Process{Path: path, Args: argsOf(&i)}
 	if cwd, ok := pathOf(i.Cwd[:], i.CwdLen, 0); ok {
-		p.Script = procinfo.ScriptOf(p.Path, p.Args, cwd)
+		p.Script = procinfo.ScriptOf(path, p.Args, cwd)
+	}
+	if i.Flags&(imageHere|imagePseudo) == 0 && !t.host.Is(path, i.Dev, i.Ino) {
+		p.Path, p.InnerPath = "", path
 	}
 	return p
+}
+
+// argsOf returns the command line of an image, without what was cut off.
+func argsOf(i *attrImage) []string {
+	n := min(int(i.ArgsLen), len(i.Args))
+	b := i.Args[:n]
+	if n >= len(i.Args)-1 {
+		b = b[:bytes.LastIndexByte(b, 0)+1]
+	}
+	return splitArgs(b)
 }
 
 // parent describes the parent of a process, as it is known.

@@ -23,6 +23,9 @@ const (
 	eventExit  = 2
 	eventMoved = 3
 	eventEnd   = 4
+
+	// endAborted is in the place of a process where a socket ended without a close.
+	endAborted = 1
 )
 
 const (
@@ -97,7 +100,7 @@ func (t *Tracker) end(e *attrEvent, to intercept.Traffic) {
 	if t.status.Has(FeatureUsage) && t.maps[attrMapUsage].LookupAndDelete(&e.Tuple, &b) == nil {
 		to.ReportUsage([]intercept.Usage{{Tuple: c, ReceivedBytes: b.Received, SentBytes: b.Sent}})
 	}
-	to.ReportEnd(intercept.End{Tuple: c, At: wall(e.Ts), Certain: true})
+	to.ReportEnd(intercept.End{Tuple: c, At: wall(e.Ts), Certain: true, Aborted: e.Pid == endAborted})
 }
 
 // wall converts a time of the kernel's monotonic clock.

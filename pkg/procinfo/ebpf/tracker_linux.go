@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/weirfw/weir/internal/hostfile"
 	"github.com/weirfw/weir/pkg/appid"
 	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/packet"
@@ -24,6 +25,7 @@ import (
 // Flags of attr.bpf.c.
 const (
 	flagShared = 1 << 0
+	flagClosed = 1 << 1
 	flagSeeded = 1 << 3
 )
 
@@ -44,6 +46,7 @@ type Tracker struct {
 	asked    questions
 	// tuples is the descriptor of the map that connections are looked up in.
 	tuples int
+	host   *hostfile.View
 
 	// life is held for reading by lookups: Close waits for them.
 	life   sync.RWMutex
@@ -120,7 +123,8 @@ func (t *Tracker) Stats() Stats {
 	t.life.RLock()
 	defer t.life.RUnlock()
 	if !t.closed {
-		_ = t.maps[attrMapUncounted].Lookup(uint32(0), &s.Uncounted) // a figure for people
+		_ = t.maps[attrMapLosses].Lookup(uint32(0), &s.Uncounted) // figures for people
+		_ = t.maps[attrMapLosses].Lookup(uint32(1), &s.LostEvents)
 	}
 	return s
 }
@@ -131,7 +135,7 @@ func (t *Tracker) Owner(_ context.Context, info *packet.Info, direction packet.D
 	if direction != packet.Outbound {
 		return procinfo.Owner{}, unknown(procinfo.ReasonNoSocket)
 	}
-	return t.ask(info.Tuple, own, thorough)
+	return t.ask(info, own, thorough)
 }
 
 // OwnerQuick is Owner for threads that must not be held up: it answers in a microsecond or two, about processes that it has
@@ -141,13 +145,14 @@ func (t *Tracker) OwnerQuick(info *packet.Info, direction packet.Direction) (pro
 		return procinfo.Owner{}, unknown(procinfo.ReasonNoSocket)
 	}
 	t.life.RUnlock()
-	return t.ask(info.Tuple, own, quick)
+	return t.ask(info, own, quick)
 }
 
 // Forwarded says which process of another network namespace on this host sent a packet that is on its way through ours: info is as
 // for any packet that comes in, with the sender's address as Remote.
 func (t *Tracker) Forwarded(_ context.Context, info *packet.Info) (procinfo.Owner, error) {
-	return t.ask(info.Reverse(), foreign, thorough)
+	sent := &packet.Info{Tuple: info.Reverse()}
+	return t.ask(sent, foreign, thorough)
 }
 
 // whose tells our network namespace from the others.
@@ -166,7 +171,7 @@ const (
 	quick
 )
 
-func (t *Tracker) ask(c packet.Tuple, w whose, e effort) (procinfo.Owner, error) {
+func (t *Tracker) ask(info *packet.Info, w whose, e effort) (procinfo.Owner, error) {
 	t.life.RLock()
 	defer t.life.RUnlock()
 	if t.closed {
@@ -175,12 +180,11 @@ func (t *Tracker) ask(c packet.Tuple, w whose, e effort) (procinfo.Owner, error)
 	t.counters.lookups.Add(1)
 	q := t.asked.get()
 	defer t.asked.put(q)
-	if !t.lookUp(c, w, q) {
-		return procinfo.Owner{}, unknown(procinfo.ReasonNoSocket)
-	}
-	if q.owner.Flags&flagShared != 0 {
-		t.counters.shared.Add(1)
-		return procinfo.Owner{}, unknown(procinfo.ReasonSeveral)
+	if reason := t.lookUp(info, w, q); reason != 0 {
+		if reason == procinfo.ReasonSeveral {
+			t.counters.shared.Add(1)
+		}
+		return procinfo.Owner{}, unknown(reason)
 	}
 	p, err := t.process(&q.owner, e)
 	if err != nil {
@@ -190,17 +194,66 @@ func (t *Tracker) ask(c packet.Tuple, w whose, e effort) (procinfo.Owner, error)
 	return procinfo.Owner{PID: p.PID, StartTicks: p.StartTicks, Process: p}, nil
 }
 
-// lookUp finds the note about a connection.
-func (t *Tracker) lookUp(c packet.Tuple, w whose, q *question) bool {
-	q.key = keyOf(c, w)
-	if q.ask(t.tuples) {
+// lookUp finds the note about a connection, which q.owner is then; else it returns why there is none.
+func (t *Tracker) lookUp(info *packet.Info, w whose, q *question) procinfo.Reason {
+	q.key = keyOf(info.Tuple, w)
+	found := q.ask(t.tuples)
+	if info.Protocol == packet.UDP {
+		found = t.lookUpDatagram(info, q, found)
+	}
+	switch {
+	case !found:
+		return procinfo.ReasonNoSocket
+	case q.owner.Flags&flagShared != 0:
+		return procinfo.ReasonSeveral
+	}
+	return 0
+}
+
+// lookUpDatagram goes on with what was found under the exact addresses. A socket that sends to many has no source address when it is
+// noted, and what an earlier one with the same port left may be there still.
+func (t *Tracker) lookUpDatagram(info *packet.Info, q *question, found bool) bool { //nolint:revive // found is what q.owner is
+	exact := q.owner
+	q.key.Saddr = [4]uint32{}
+	switch anywhere := q.ask(t.tuples); {
+	case !anywhere && !found:
+		return false
+	case !anywhere:
+		q.owner = exact
+	case found:
+		q.owner = t.newer(&exact, &q.owner)
+	}
+	return t.sentAs(info, &q.owner)
+}
+
+// newer decides between two notes about one port: a socket that is still there goes before one that is not, then the later use. If both
+// are there, neither is known to have sent a packet.
+func (t *Tracker) newer(exact, anywhere *attrOwner) attrOwner {
+	a, b := t.open(exact.Cookie), t.open(anywhere.Cookie)
+	switch {
+	case a && b && (exact.Tgid != anywhere.Tgid || exact.Start != anywhere.Start || exact.Exec != anywhere.Exec):
+		both := *exact
+		both.Flags |= flagShared
+		return both
+	case a != b && a, a == b && exact.Ts > anywhere.Ts:
+		return *exact
+	}
+	return *anywhere
+}
+
+// open reports whether a socket is known, and not closed.
+func (t *Tracker) open(cookie uint64) bool {
+	var sock attrOwner
+	return t.maps[attrMapSocks].Lookup(&cookie, &sock) == nil && sock.Flags&flagClosed == 0
+}
+
+// sentAs reports whether a datagram is by the note's user. Packets have that of who made the socket, which may be another than who sends.
+func (t *Tracker) sentAs(info *packet.Info, o *attrOwner) bool {
+	if !info.HasUID || info.UID == o.Uid {
 		return true
 	}
-	if c.Protocol != packet.UDP {
-		return false
-	}
-	q.key.Saddr = [4]uint32{} // one that sends to many has no source address when it is noted
-	return q.ask(t.tuples)
+	var sock attrOwner
+	return t.maps[attrMapSocks].Lookup(&o.Cookie, &sock) == nil && sock.Uid == info.UID
 }
 
 // process describes an owner as it was when it used the connection.

@@ -3,7 +3,7 @@
 import { call, get, post, Problem } from "/ui/api.js";
 
 export const baseName = (path) => (path || "").split(/[/\\]/).pop();
-export const nameOf = (p) => baseName(p?.script || p?.path) || "unknown";
+export const nameOf = (p) => baseName(p?.script || p?.path || p?.innerPath) || "unknown";
 
 const slug = (text) => text.toLowerCase().replace(/[^a-z0-9.-]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 60) || "rule";
 

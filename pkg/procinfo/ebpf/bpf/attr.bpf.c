@@ -34,12 +34,15 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define PATH_UNKNOWN 0xffff
 #define IMAGE_DELETED 1
 #define IMAGE_PSEUDO 2
+#define IMAGE_HERE 4 /* its mount is in the host's mount namespace */
 
 /* How long another process' use of the same socket makes a tuple ambiguous. */
 #define SHARING_NS 2000000000ull
 
-/* The inode of our pid namespace, 0 if it is the first one; the cookie of our network namespace; our process. */
+/* The inode of our pid namespace, 0 if it is the first one, and of the host's mount namespace; the cookie of our network namespace; our
+ * process. */
 const volatile __u32 own_pidns = 0;
+const volatile __u32 host_mntns = 0;
 const volatile __u32 own_tgid = 0;
 const volatile __u64 own_netns = 0;
 /* Whether programs for packets may ask for a network namespace (Linux 6.15). Where not, others' bytes are counted too, under their own
@@ -62,7 +65,8 @@ struct proc_state {
 	__u32 parent_tgid, pid, uid, known; /* known: it has owned a connection */
 };
 struct image {
-	__u32 path_len, cwd_len, args_len, flags;
+	__u64 ino; /* of the file, which with dev tells whether it is the one at that path */
+	__u32 dev, pad, path_len, cwd_len, args_len, flags;
 	__u8 path[PATH_ROOM + NAME_ROOM], cwd[PATH_ROOM + NAME_ROOM], args[ARGS_ROOM];
 };
 struct bytes { __u64 sent, received; };
@@ -79,7 +83,7 @@ struct { __uint(type, BPF_MAP_TYPE_LRU_HASH); __uint(max_entries, 32768); __type
 struct { __uint(type, BPF_MAP_TYPE_LRU_HASH); __uint(max_entries, 4096); __type(key, __u64); __type(value, struct image); } images SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 65536); __type(key, struct tuple); __type(value, struct bytes); } usage SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1); __type(key, __u32); __type(value, struct image); } blank SEC(".maps");
-struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1); __type(key, __u32); __type(value, __u64); } uncounted SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 2); __type(key, __u32); __type(value, __u64); } losses SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_RINGBUF); __uint(max_entries, 1 << 20); } events SEC(".maps");
 
 /* ns_pid is the number of a process in our pid namespace, 0 if it is not in there. */
@@ -123,11 +127,23 @@ static __always_inline bool who(struct owner *o, __u64 cookie)
 	return true;
 }
 
+#define LOST_BYTES 0
+#define LOST_EVENTS 1
+
+static __always_inline void lose(__u32 what, __u64 n)
+{
+	__u64 *lost = bpf_map_lookup_elem(&losses, &what);
+	if (lost)
+		__sync_fetch_and_add(lost, n);
+}
+
 static __always_inline void tell(__u32 kind, __u32 pid, __u64 start, const struct tuple *t)
 {
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof *e, 0);
-	if (!e)
+	if (!e) {
+		lose(LOST_EVENTS, 1);
 		return;
+	}
 	__builtin_memset(e, 0, sizeof *e);
 	e->kind = kind;
 	e->pid = pid;
@@ -145,7 +161,8 @@ static __always_inline bool same_process(const struct owner *a, const struct own
 	return a->tgid == b->tgid && a->start == b->start && a->exec == b->exec;
 }
 
-/* keep stores whose a tuple is. If somebody else was it a moment ago, and his socket is still there, nobody is. */
+/* keep stores whose a tuple is. If somebody else was it a moment ago, and his socket is still there, nobody is. That others go on with a
+ * socket is told when they begin to, and not while they take turns: once in SHARING_NS at most. */
 static __always_inline void keep(const struct tuple *t, struct owner *o)
 {
 	struct owner *old = bpf_map_lookup_elem(&tuples, t);
@@ -155,7 +172,11 @@ static __always_inline void keep(const struct tuple *t, struct owner *o)
 	}
 	bool late = o->ts - old->ts >= SHARING_NS, same_socket = old->cookie == o->cookie;
 	if (same_process(old, o)) {
-		if (same_socket && old->uid == o->uid && (!(old->flags & FLAG_SHARED) || !late))
+		if (same_socket && old->uid == o->uid && !(old->flags & FLAG_SHARED)) {
+			old->ts = o->ts; /* the moment that others are measured by */
+			return;
+		}
+		if (same_socket && old->uid == o->uid && !late)
 			return;
 	} else {
 		if (t->proto != IPPROTO_TCP && !late) {
@@ -163,7 +184,7 @@ static __always_inline void keep(const struct tuple *t, struct owner *o)
 			if (sock && !(sock->flags & FLAG_CLOSED))
 				o->flags |= FLAG_SHARED;
 		}
-		if (same_socket && !t->foreign)
+		if (same_socket && !t->foreign && !(old->flags & FLAG_SHARED))
 			tell(EVENT_MOVED, o->pid, o->start, t);
 	}
 	bpf_map_update_elem(&tuples, t, o, BPF_ANY);
@@ -203,7 +224,8 @@ static __always_inline int connects(struct bpf_sock_addr *c)
 SEC("cgroup/connect4") int connect4(struct bpf_sock_addr *c) { return connects(c); }
 SEC("cgroup/connect6") int connect6(struct bpf_sock_addr *c) { return connects(c); }
 
-/* A datagram to an address of its own: the local port is bound here, the source address is not chosen yet and stays zero. */
+/* A datagram to an address of its own: the local port is bound here. The source address is that which the socket is bound to or the program
+ * asks for; else it is not chosen yet and stays zero. */
 static __always_inline int sends(struct bpf_sock_addr *c, __u8 family)
 {
 	struct owner o;
@@ -219,8 +241,13 @@ static __always_inline int sends(struct bpf_sock_addr *c, __u8 family)
 		t.daddr[1] = c->user_ip6[1];
 		t.daddr[2] = c->user_ip6[2];
 		t.daddr[3] = c->user_ip6[3];
+		t.saddr[0] = c->msg_src_ip6[0];
+		t.saddr[1] = c->msg_src_ip6[1];
+		t.saddr[2] = c->msg_src_ip6[2];
+		t.saddr[3] = c->msg_src_ip6[3];
 	} else {
 		t.daddr[0] = c->user_ip4;
+		t.saddr[0] = c->msg_src_ip4;
 	}
 	keep(&t, &o);
 	return 1;
@@ -382,6 +409,8 @@ SEC("cgroup_skb/egress") int foreign_out(struct __sk_buff *c)
 	return 1;
 }
 
+static __always_inline struct mount *mount_of(struct vfsmount *v) { return (void *)v - bpf_core_field_offset(struct mount, mnt); }
+
 /* walk writes the names of a path from the last to the first, each with a zero behind it, and returns how many bytes that are. */
 static __always_inline __u32 walk(struct path *at, __u8 *buf, __u32 *flags)
 {
@@ -392,7 +421,7 @@ static __always_inline __u32 walk(struct path *at, __u8 *buf, __u32 *flags)
 	for (int i = 0; i < MAX_NAMES; i++) {
 		struct dentry *up = BPF_CORE_READ(d, d_parent);
 		if (d == BPF_CORE_READ(v, mnt_root)) {
-			struct mount *m = (void *)v - bpf_core_field_offset(struct mount, mnt);
+			struct mount *m = mount_of(v);
 			struct mount *parent = BPF_CORE_READ(m, mnt_parent);
 			if (m == parent)
 				return off;
@@ -430,6 +459,14 @@ static __always_inline struct image *new_image(__u64 exec, struct task_struct *t
 		return 0;
 	struct file *exe = BPF_CORE_READ(t, mm, exe_file);
 	i->path_len = exe ? walk(&exe->f_path, i->path, &flags) : PATH_UNKNOWN;
+	if (exe) {
+		i->ino = BPF_CORE_READ(exe, f_inode, i_ino);
+		i->dev = BPF_CORE_READ(exe, f_inode, i_sb, s_dev);
+		/* one that was unmounted meanwhile is in none */
+		struct mount *m = mount_of(BPF_CORE_READ(exe, f_path.mnt));
+		if (host_mntns && BPF_CORE_READ(m, mnt_ns, ns.inum) == host_mntns)
+			flags |= IMAGE_HERE;
+	}
 	i->flags = flags;
 	struct fs_struct *fs = BPF_CORE_READ(t, fs);
 	i->cwd_len = fs ? walk(&fs->pwd, i->cwd, &unused) : PATH_UNKNOWN;
@@ -584,6 +621,9 @@ SEC("iter/task_file") int seed_sockets(struct bpf_iter__task_file *c)
 	return 0;
 }
 
+/* what an EVENT_END has in the place of a process */
+#define END_ABORTED 1
+
 SEC("tp_btf/inet_sock_set_state") int BPF_PROG(on_state, struct sock *sk, int from, int to)
 {
 	if (to != TCP_CLOSE || from == TCP_LISTEN || sk->sk_protocol != IPPROTO_TCP)
@@ -608,7 +648,15 @@ SEC("tp_btf/inet_sock_set_state") int BPF_PROG(on_state, struct sock *sk, int fr
 			t.daddr[i] = sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i];
 		}
 	}
-	tell(EVENT_END, 0, 0, &t);
+	if (from == TCP_SYN_SENT) {
+		/* a second socket that wants the same addresses fails like this, and the first one goes on */
+		struct owner *o = bpf_map_lookup_elem(&tuples, &t);
+		if (!o || o->cookie != sk->__sk_common.skc_cookie.counter)
+			return 0;
+	}
+	/* connection tracking sees a close, and not that a socket has given up */
+	bool closed = from == TCP_FIN_WAIT2 || from == TCP_CLOSING || from == TCP_LAST_ACK || from == TCP_TIME_WAIT;
+	tell(EVENT_END, closed ? 0 : END_ABORTED, 0, &t);
 	return 0;
 }
 
@@ -650,10 +698,7 @@ static __always_inline int count(struct __sk_buff *c, bool sent)
 		bpf_map_update_elem(&usage, &t, &none, BPF_NOEXIST);
 		b = bpf_map_lookup_elem(&usage, &t);
 		if (!b) {
-			__u32 zero = 0;
-			__u64 *lost = bpf_map_lookup_elem(&uncounted, &zero);
-			if (lost)
-				__sync_fetch_and_add(lost, c->len);
+			lose(LOST_BYTES, c->len);
 			return 1;
 		}
 	}

@@ -34,8 +34,13 @@ enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_LRU_HASH = 9,
 #define IPPROTO_UDP 17
 #define IPPROTO_ICMPV6 58
 #define ETH_P_IP 0x0800
+#define TCP_SYN_SENT 2
+#define TCP_FIN_WAIT2 5
+#define TCP_TIME_WAIT 6
 #define TCP_CLOSE 7
+#define TCP_LAST_ACK 9
 #define TCP_LISTEN 10
+#define TCP_CLOSING 11
 #define PF_KTHREAD 0x00200000
 #define BPF_SOCK_OPS_TCP_CONNECT_CB 3
 
@@ -92,14 +97,16 @@ struct qstr { const unsigned char *name; };
 struct hlist_bl_node { void *next, **pprev; };
 struct dentry { struct hlist_bl_node d_hash; struct dentry *d_parent; struct qstr d_name; };
 struct vfsmount { struct dentry *mnt_root; };
-struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; };
+struct ns_common { unsigned int inum; };
+struct mnt_namespace { struct ns_common ns; };
+struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; struct mnt_namespace *mnt_ns; };
 struct path { struct vfsmount *mnt; struct dentry *dentry; };
-struct inode { unsigned long i_ino; };
+struct super_block { __u32 s_dev; };
+struct inode { unsigned long i_ino; struct super_block *i_sb; };
 struct file { struct inode *f_inode; struct path f_path; };
 struct socket { short type; struct sock *sk; struct file *file; };
 struct fs_struct { struct path pwd; };
 
-struct ns_common { unsigned int inum; };
 struct pid_namespace { struct ns_common ns; };
 struct upid { int nr; struct pid_namespace *ns; };
 struct pid { unsigned int level; struct upid numbers[1]; };
