@@ -18,6 +18,7 @@ import (
 	bpf "github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/weirfw/weir/internal/testnet"
 	"github.com/weirfw/weir/internal/testutil"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/procinfo"
@@ -131,26 +132,43 @@ func median(b *testing.B, f func() error) {
 }
 
 // BenchmarkAdded is what programs pay: for a TCP connection that is opened and reset, and for a datagram with an address and one without.
-// The other end is out of the control group that is watched, as if it were on another host. The kernel itself tells how long our programs
+// The other end is in another network namespace and control group: as another host. The kernel itself tells how long our programs
 // ran, its own reading of the clock included; on a busy machine, what interrupts them, too: then the least of several short runs says
 // most (-benchtime 2000x -count 20). The time of an operation is that with it.
 func BenchmarkAdded(b *testing.B) {
-	stream, datagram := peer(b, unix.SOCK_STREAM), peer(b, unix.SOCK_DGRAM)
-	tracker := newTracker(b, ebpf.Config{Cgroup: benchGroup(b)})
+	client, server := testnet.New(b).Pair()
+	peers := map[int]int{}
+	must(b, server.Do(func() error {
+		for _, kind := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
+			peers[kind] = peer(b, kind)
+		}
+		return nil
+	}))
+	group := benchGroup(b)
+	var tracker *ebpf.Tracker
+	must(b, client.Do(func() error {
+		tracker = newTracker(b, ebpf.Config{Cgroup: group})
+		return nil
+	}))
 	stats, err := bpf.EnableStats(unix.BPF_STATS_RUN_TIME)
-	if err != nil {
-		b.Fatal(err)
-	}
+	must(b, err)
 	defer stats.Close()
 	for _, test := range []struct {
 		name string
-		to   int
-		run  func(b *testing.B, to int)
-	}{{"tcp", stream, benchConnect}, {"udp", datagram, benchSend}, {"udp-connected", datagram, benchSendConnected}} {
+		kind int
+		run  func(b *testing.B, peer int, to unix.Sockaddr)
+	}{
+		{"tcp", unix.SOCK_STREAM, benchConnect}, {"udp", unix.SOCK_DGRAM, benchSend}, {"udp-connected", unix.SOCK_DGRAM, benchSendConnected},
+	} {
 		b.Run(test.name, func(b *testing.B) {
 			before, err := tracker.RunTime()
 			must(b, err)
-			test.run(b, test.to)
+			to, err := unix.Getsockname(peers[test.kind])
+			must(b, err)
+			must(b, client.Do(func() error {
+				test.run(b, peers[test.kind], to)
+				return nil
+			}))
 			after, err := tracker.RunTime()
 			must(b, err)
 			b.ReportMetric(float64(after-before)/float64(b.N), "added-ns/op")
@@ -164,7 +182,7 @@ func peer(b *testing.B, kind int) int {
 	s, err := unix.Socket(unix.AF_INET, kind, 0)
 	must(b, err)
 	b.Cleanup(func() { unix.Close(s) })
-	must(b, unix.Bind(s, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	must(b, unix.Bind(s, &unix.SockaddrInet4{Addr: netip.MustParseAddr(testnet.ServerV4).As4()}))
 	if kind == unix.SOCK_STREAM {
 		must(b, unix.Listen(s, 64))
 	}
@@ -201,9 +219,7 @@ func benchGroup(b *testing.B) string {
 	return ""
 }
 
-func benchConnect(b *testing.B, peer int) {
-	to, err := unix.Getsockname(peer)
-	must(b, err)
+func benchConnect(b *testing.B, peer int, to unix.Sockaddr) {
 	for b.Loop() {
 		s, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		must(b, err)
@@ -216,9 +232,7 @@ func benchConnect(b *testing.B, peer int) {
 	}
 }
 
-func benchSend(b *testing.B, peer int) {
-	to, err := unix.Getsockname(peer)
-	must(b, err)
+func benchSend(b *testing.B, _ int, to unix.Sockaddr) {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	must(b, err)
 	defer unix.Close(s)
@@ -227,9 +241,7 @@ func benchSend(b *testing.B, peer int) {
 	}
 }
 
-func benchSendConnected(b *testing.B, peer int) {
-	to, err := unix.Getsockname(peer)
-	must(b, err)
+func benchSendConnected(b *testing.B, _ int, to unix.Sockaddr) {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	must(b, err)
 	defer unix.Close(s)

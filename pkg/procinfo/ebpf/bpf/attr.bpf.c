@@ -106,18 +106,22 @@ static __always_inline __u32 ns_pid(struct task_struct *leader, __u32 tgid)
 /* who describes the process that runs now; false if it is none of user space. */
 static __always_inline bool who(struct owner *o, __u64 cookie)
 {
-	struct task_struct *t = (void *)bpf_get_current_task();
+	struct task_struct *t = bpf_get_current_task_btf();
 	__builtin_memset(o, 0, sizeof *o);
-	if (BPF_CORE_READ(t, flags) & PF_KTHREAD)
+	if (t->flags & PF_KTHREAD)
 		return false;
-	struct task_struct *leader = BPF_CORE_READ(t, group_leader);
+	struct task_struct *leader = t->group_leader;
+	const struct cred *cred = t->cred;
+	struct css_set *css = t->cgroups;
+	if (!leader || !cred || !css)
+		return false;
 	o->cookie = cookie;
 	o->ts = bpf_ktime_get_ns();
-	o->tgid = BPF_CORE_READ(t, tgid);
-	o->start = BPF_CORE_READ(leader, start_boottime);
+	o->tgid = t->tgid;
+	o->start = leader->start_boottime;
 	o->pid = ns_pid(leader, o->tgid);
-	o->uid = BPF_CORE_READ(t, cred, euid.val);
-	o->cgroup = BPF_CORE_READ(t, cgroups, dfl_cgrp, kn, id);
+	o->uid = cred->euid.val;
+	o->cgroup = css->dfl_cgrp->kn->id;
 	struct proc_key k = { .start = o->start, .tgid = o->tgid };
 	struct proc_state *p = bpf_map_lookup_elem(&procs, &k);
 	if (p) {
@@ -628,7 +632,7 @@ SEC("tp_btf/inet_sock_set_state") int BPF_PROG(on_state, struct sock *sk, int fr
 {
 	if (to != TCP_CLOSE || from == TCP_LISTEN || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	if (is_foreign(BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie)))
+	if (is_foreign(sk->__sk_common.skc_net.net->net_cookie))
 		return 0;
 	struct tuple t = { .proto = IPPROTO_TCP };
 	/* the number of the local port has been given back by now, not so its copy for headers */
@@ -694,9 +698,10 @@ static __always_inline int count(struct __sk_buff *c, bool sent)
 	}
 	struct bytes *b = bpf_map_lookup_elem(&usage, &t);
 	if (!b) {
-		struct bytes none = {};
-		bpf_map_update_elem(&usage, &t, &none, BPF_NOEXIST);
-		b = bpf_map_lookup_elem(&usage, &t);
+		struct bytes first = { .sent = sent ? c->len : 0, .received = sent ? 0 : c->len };
+		if (!bpf_map_update_elem(&usage, &t, &first, BPF_NOEXIST))
+			return 1;
+		b = bpf_map_lookup_elem(&usage, &t); /* the other processor was first */
 		if (!b) {
 			lose(LOST_BYTES, c->len);
 			return 1;
