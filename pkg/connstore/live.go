@@ -14,6 +14,13 @@ import (
 
 const shards = 64
 
+// How many connections Prune looks at whenever it is called, and in how many
+// calls at more of them.
+const (
+	pruneAtOnce = 1 << 14
+	pruneParts  = 4
+)
+
 // Config of a Live store. The zero value is usable.
 type Config struct {
 	// MaxLive is how many live connections are kept, about; default 262144, at
@@ -77,6 +84,7 @@ type Live struct {
 	// onQuery is called with what is never changed again.
 	onQuery atomic.Pointer[[]func(*conn.Snapshot)]
 	shard   [shards]liveShard
+	pruned  atomic.Uint32 // the shard that Prune looked at last, modulo their number
 
 	endedMu sync.Mutex // guards what follows
 	ended   []*conn.Snapshot
@@ -297,10 +305,17 @@ func (l *Live) announce(c *conn.Conn, why Cause) {
 
 // Prune ends connections that were silent for too long and forgets ended ones
 // that are too old. Call it every few seconds. It returns how many it ended.
+// Of more than 16,384 connections it looks at a quarter at a time, so that
+// many that live cost no more than they are worth: each is looked at by the
+// fourth call.
 func (l *Live) Prune(now time.Time) int {
+	looks := shards
+	if l.Len() > pruneAtOnce {
+		looks /= pruneParts
+	}
 	n := 0
-	for i := range l.shard {
-		n += l.pruneShard(&l.shard[i], now)
+	for range looks {
+		n += l.pruneShard(&l.shard[l.pruned.Add(1)%shards], now)
 	}
 	l.pruneEnded(now)
 	l.queries.prune(now.Add(-l.cfg.KeepEnded))

@@ -129,6 +129,25 @@ func TestMaxLive(t *testing.T) {
 	}
 }
 
+// Many connections are looked at in turn, and all of them by the fourth time.
+func TestPruneMany(t *testing.T) {
+	const many = 20_000
+	l := connstore.NewLive(connstore.Config{MaxLive: 4 * many})
+	for i := range many {
+		add(t, l, key(i), verdict.Block, epoch())
+	}
+	first := l.Prune(after(time.Hour))
+	if first == 0 || first > many/2 {
+		t.Errorf("got %d ended at once; want about a quarter of %d", first, many)
+	}
+	for range 3 {
+		l.Prune(after(time.Hour))
+	}
+	if l.Len() != 0 {
+		t.Errorf("got %d left; want none", l.Len())
+	}
+}
+
 func TestPrune(t *testing.T) {
 	permanent := verdict.Decision{Verdict: verdict.Accept, Scope: verdict.ScopePermanent}
 	watched := verdict.Decision{Verdict: verdict.Accept}
