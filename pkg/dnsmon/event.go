@@ -17,7 +17,7 @@ const (
 	maxRecords = 4096
 )
 
-// event is what io.systemd.Resolve.Monitor.SubscribeQueryResults tells about a query (systemd 252 to 257; the interface says that
+// event is what io.systemd.Resolve.Monitor.SubscribeQueryResults tells about a query (systemd 252 to 258; the interface says that
 // fields may be added). Neither a field nor its form may be relied on.
 type event struct {
 	// Ready is set in the first message, which is about no query.

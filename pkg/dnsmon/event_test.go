@@ -16,10 +16,10 @@ import (
 	"github.com/weirfw/weir/internal/varlink"
 )
 
-// recorded returns the messages of a file of testdata/varlink, which systemd-resolved wrote.
-func recorded(t testing.TB, name string) (list [][]byte) {
+// recorded returns the messages of a file.
+func recorded(t testing.TB, file string) (list [][]byte) {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata/varlink", name+".jsonl"))
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestRecordedEvents(t *testing.T) {
 		"v252-ready": {"ready"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for i, b := range recorded(t, name) {
+			for i, b := range recorded(t, filepath.Join("testdata/varlink", name+".jsonl")) {
 				a, ready, err := parseEvent(b)
 				got := words(a)
 				if ready {
@@ -179,12 +179,12 @@ func TestEventsAreBounded(t *testing.T) {
 }
 
 func FuzzParseEvent(f *testing.F) {
-	files, err := filepath.Glob("testdata/varlink/*.jsonl")
+	files, err := filepath.Glob("testdata/*/*.jsonl")
 	if err != nil || len(files) == 0 {
 		f.Fatal("no recorded events", err)
 	}
 	for _, file := range files {
-		for _, b := range recorded(f, strings.TrimSuffix(filepath.Base(file), ".jsonl")) {
+		for _, b := range recorded(f, file) {
 			f.Add([]byte(b))
 		}
 	}
@@ -227,7 +227,7 @@ func check(t *testing.T, list []Record) {
 }
 
 func BenchmarkParseEvent(b *testing.B) {
-	event := recorded(b, "v252-dig_cname")[0]
+	event := recorded(b, "testdata/varlink/v252-dig_cname.jsonl")[0]
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, _, err := parseEvent(event); err != nil {

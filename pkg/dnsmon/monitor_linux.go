@@ -2,6 +2,7 @@ package dnsmon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -104,9 +105,9 @@ func (m *Monitor) failed(err error) {
 	m.cfg.Logger.Debug("the resolver does not tell what it answers", "err", err)
 	var refused *varlink.Error
 	switch {
-	case errors.Is(err, fs.ErrPermission), errors.As(err, &refused) && refuses(refused.Name):
+	case errors.Is(err, fs.ErrPermission), errors.As(err, &refused) && refuses(refused):
 		m.report(Condition{ID: ResolverRefuses, Text: fmt.Sprintf(
-			"systemd-resolved does not tell what it answers: %v: run as root, or allow the polkit action io.systemd.Resolve.Monitor", err)})
+			"systemd-resolved does not tell what it answers: %v: run as root, or allow the polkit action %s", err, polkitAction)})
 	case errors.As(err, &refused), errors.Is(err, ErrBadEvent), errors.Is(err, varlink.ErrMalformed), errors.Is(err, varlink.ErrTooLong):
 		m.report(Condition{ID: ResolverUnknown, Text: fmt.Sprintf(
 			"this version of systemd-resolved tells its answers in a way that is not understood: %v", err)})
@@ -117,10 +118,19 @@ func (m *Monitor) failed(err error) {
 	}
 }
 
+// polkitAction is what versions want to be allowed whose socket anybody may open.
+const polkitAction = "org.freedesktop.resolve1.subscribe-query-results"
+
 // refuses recognises a lack of rights, as different versions say it.
-func refuses(name string) bool {
-	return strings.HasSuffix(name, ".PermissionDenied") || strings.HasSuffix(name, ".InteractiveAuthenticationRequired") ||
-		strings.HasSuffix(name, ".NotAuthenticated")
+func refuses(e *varlink.Error) bool {
+	if e.Name == "io.systemd.System" {
+		var system struct {
+			Errno int `json:"errno"`
+		}
+		return json.Unmarshal(e.Parameters, &system) == nil && syscall.Errno(system.Errno).Is(fs.ErrPermission)
+	}
+	return strings.HasSuffix(e.Name, ".PermissionDenied") || strings.HasSuffix(e.Name, ".InteractiveAuthenticationRequired") ||
+		strings.HasSuffix(e.Name, ".NotAuthenticated")
 }
 
 // subscription is the call that begins the stream of events.
