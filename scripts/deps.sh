@@ -5,7 +5,7 @@ set -euo pipefail
 # program it is looked for by -> package
 needs=(
 	ip:iproute2 ss:iproute2 nsenter:util-linux iptables-nft:iptables nft:nftables conntrack:conntrack
-	curl:curl dig:dnsutils kdig:knot-dnsutils drill:ldnsutils dnsperf:dnsperf dnsmasq:dnsmasq-base ping:iputils-ping iperf3:iperf3 socat:socat
+	curl:curl dig:dnsutils kdig:knot-dnsutils drill:ldnsutils dnsperf:dnsperf dnsmasq:dnsmasq-base unbound:unbound ping:iputils-ping iperf3:iperf3 socat:socat
 	wg-quick:wireguard-tools wireguard-go:wireguard-go ufw:ufw
 	tcpdump:tcpdump sysctl:procps ps:procps nc:netcat-openbsd git:git
 	chromium:chromium # looks at the web page
@@ -39,10 +39,10 @@ if ((EUID != 0)); then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-if [[ " ${missing[*]} " != *" systemd-resolved "* && " ${missing[*]} " != *" prometheus "* ]]; then
+if [[ ! " ${missing[*]} " =~ " "(systemd-resolved|prometheus|unbound)" " ]]; then
 	exec apt-get install -q -y --no-install-recommends "${missing[@]}"
 fi
-# Installing resolved makes it this host's resolver, and prometheus would run. Tests want their programs only: a mount namespace keeps
+# Installing resolved makes it this host's resolver, and prometheus and unbound would run. Tests want their programs only: a mount namespace keeps
 # /etc/resolv.conf as it is and refuses to start services, and at the next boot they are not started either.
 policy=$(mktemp)
 printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -57,7 +57,7 @@ unshare --mount --propagation private bash -euc '
 	apt-get install -q -y --no-install-recommends "$@"
 ' install "$policy" "${missing[@]}"
 if [[ -d /run/systemd/system ]]; then
-	for service in systemd-resolved prometheus; do
+	for service in systemd-resolved prometheus unbound; do
 		[[ " ${missing[*]} " != *" $service "* ]] || systemctl disable -q "$service"
 	done
 fi

@@ -30,18 +30,6 @@ func (r *rig) newest(t *testing.T, remote string, port int, flags ...string) con
 	return r.conn(t, netip.MustParseAddr(remote), uint16(port), flags...)
 }
 
-// dnsmasq runs Debian's dnsmasq on the client until the end of the test, which asks a server on behalf of programs.
-func (r *rig) dnsmasq(t *testing.T, port int, server string, flags ...string) {
-	t.Helper()
-	testutil.RequireTool(t, "dnsmasq")
-	p := r.client.Start(t, "dnsmasq", append([]string{
-		"--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--no-poll", "--pid-file=", "--log-facility=-", "--cache-size=0",
-		"--listen-address=127.0.0.1", "--bind-interfaces", fmt.Sprintf("--port=%d", port), "--server=" + server,
-	}, flags...)...)
-	t.Cleanup(p.Kill)
-	p.WaitOutput(t, "started", startLimit)
-}
-
 // Without a nameserver of refd's, the system's DNS passes, programs' own is inspected, and what goes round it is blocked.
 func TestIntegrationDisabledDNS(t *testing.T) {
 	testutil.NoLeaks(t)
@@ -75,18 +63,7 @@ apps:
 			t.Errorf("got %+v; want each packet seen", c)
 		}
 	})
-	t.Run("a real dnsmasq is known by its account", func(t *testing.T) {
-		for account, want := range map[string]bool{"dnsmasq": true, "www-data": false} {
-			port := 5300 + len(account)
-			r.dnsmasq(t, port, testnet.ServerV4, "--user="+account)
-			if !r.digs("open.test", "@127.0.0.1", "-p", fmt.Sprint(port)) {
-				t.Errorf("%s: no answer\n%s", account, r.cli(t, "conns"))
-			}
-			if c := r.newest(t, testnet.ServerV4, 53, "--app", "dnsmasq"); (c.Decision.Reason.Code == dnsguard.CodeSystemDNS) != want {
-				t.Errorf("as %s: got %+v of %+v; want the system's: %v", account, c.Decision, c.Process, want)
-			}
-		}
-	})
+	t.Run("real resolvers are known", r.knowsResolvers)
 	t.Run("what is not DNS is blocked for good", func(t *testing.T) {
 		const from = "5353"
 		r.client.Try("sh", "-c", "printf 'GET / HTTP/1.1\\r\\n\\r\\n' | socat -t1 - UDP:"+testnet.ServerV4+":53,sourceport="+from)
@@ -135,14 +112,15 @@ apps:
 		})
 	})
 	t.Run("nobody passes for the resolver", func(t *testing.T) {
-		const resolver = "/usr/lib/systemd/systemd-resolved"
-		out, err := r.client.Try("unshare", "--mount", "sh", "-c", "mount --bind /usr/bin/dig "+resolver+" && exec "+resolver+
-			" +time=2 +tries=1 +tcp @"+testnet.ServerV4+" open.test")
-		if err == nil && strings.Contains(out, "ANSWER SECTION") {
-			t.Errorf("got %s; want no answer", out)
-		}
-		if c := r.newest(t, testnet.ServerV4, 53); c.Process == nil || c.Process.Path != "" || c.Process.InnerPath != resolver || c.Decision.Reason.Code != dnsguard.CodeBypass {
-			t.Errorf("got %+v of %+v; want it blocked", c.Decision, c.Process)
+		for _, resolver := range []string{"/usr/lib/systemd/systemd-resolved", "/usr/sbin/unbound"} {
+			out, err := r.client.Try("unshare", "--mount", "sh", "-c", "mount --bind /usr/bin/dig "+resolver+" && exec "+resolver+
+				" +time=2 +tries=1 +tcp @"+testnet.ServerV4+" open.test")
+			if err == nil && strings.Contains(out, "ANSWER SECTION") {
+				t.Errorf("%s: got %s; want no answer", resolver, out)
+			}
+			if c := r.newest(t, testnet.ServerV4, 53); c.Process == nil || c.Process.Path != "" || c.Process.InnerPath != resolver || c.Decision.Reason.Code != dnsguard.CodeBypass {
+				t.Errorf("got %+v of %+v; want it blocked", c.Decision, c.Process)
+			}
 		}
 	})
 }
@@ -220,11 +198,56 @@ func TestIntegrationSelfCheck(t *testing.T) {
 		t.Errorf("paused: got %+v; want it skipped", got)
 	}
 	r.stop(t)
-	r.start(t, settings{rules: fmt.Sprintf("dns: {resolved_socket: %s, self_check: true, nameserver: {upstreams: [%s]}}\n", resolved.Monitor(), testnet.ServerV4)})
+	t.Run("by itself on start", func(t *testing.T) { r.checkedOnStart(t, resolved) })
+}
+
+// checkedOnStart wants each part to be checked on start, first with nothing broken, then with all of it.
+func (r *rig) checkedOnStart(t *testing.T, resolved *testnet.Resolved) {
+	t.Helper()
+	start := func(more string) {
+		t.Helper()
+		r.start(t, settings{rules: fmt.Sprintf("dns: {resolved_socket: %s, self_check: true, nameserver: {upstreams: [%s]%s}}\n",
+			resolved.Monitor(), testnet.ServerV4, more)})
+		r.listens(t, true)
+	}
+	const failed = "self-check failed"
+	start("")
 	r.eventually(t, startLimit, "refd has checked by itself", func() bool {
 		s, ok := r.tryStatus()
 		return ok && s.Nameserver.Stats.Queries > 0 && len(r.conns(t, "--remote", "127.17.17.17", "--port", "9")) > 0
 	})
+	r.wantChecks(t, api.CheckPassed, api.CheckPassed, api.CheckPassed) // begins when those of the start have ended
+	if out := r.refd.Output(); strings.Contains(out, failed) {
+		t.Errorf("got %s; want all of them to pass", out)
+	}
+	r.stop(t)
+
+	rule := []string{"OUTPUT", "-p", "udp", "--dport", "9", "-j", "DROP"}
+	tool := r.tool(netip.IPv4Unspecified(), "")
+	r.client.Run(t, tool, append([]string{"-t", "raw", "-I"}, rule...)...)
+	defer r.client.Run(t, tool, append([]string{"-t", "raw", "-D"}, rule...)...)
+	if err := os.Remove(resolved.Varlink()); err != nil { // it is heard, but cannot be asked
+		t.Fatal(err)
+	}
+	start(", seamless: false")
+	r.eventually(t, startLimit, "each part has failed", func() bool { return strings.Count(r.refd.Output(), failed) >= 3 })
+	parts := []string{"Packets are not intercepted", "Names are not heard", "Programs do not reach refd's nameserver"}
+	told := func() (n int) {
+		out, _ := r.client.Try(r.binary, "--config", r.configPath(), "status") // its exit status tells of the states
+		for _, part := range parts {
+			if strings.Contains(out, part) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := told(); n != 0 {
+		t.Errorf("got %d states; want none yet: it may pass", n)
+	}
+	r.wantChecks(t, api.CheckFailed, api.CheckFailed, api.CheckFailed) // the second time, if they ran on start
+	if n := told(); n != len(parts) {
+		t.Errorf("got %d states; want one for each part\n%s", n, r.refd.Output())
+	}
 }
 
 // Two refds of two hosts, one the other's server, both of which redirect DNS: neither takes the other's queries, or its own, for a program's.

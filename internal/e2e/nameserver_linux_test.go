@@ -133,6 +133,32 @@ func (r *rig) wantCache(t *testing.T) {
 	}
 }
 
+// wantStub wants what systemd-resolved asks to be known as its own, not as that of the program which asked it: rules of dig neither
+// refuse what others may have asked for, nor let pass what dig means to connect to.
+func (r *rig) wantStub(t *testing.T) {
+	t.Helper()
+	for _, how := range []string{"+notcp", "+tcp"} {
+		if out := r.client.Run(t, "dig", "@"+testnet.ResolvedStub, how, "fine.test"); !strings.Contains(out, sharedV4) {
+			t.Errorf("dig %s: got %s; want the stub's answer", how, out)
+		}
+	}
+	if list := r.conns(t, "--queries", "--app", "/usr/bin/dig"); len(list) > 0 {
+		t.Errorf("got %+v; want no query taken for dig's", list[0])
+	}
+	if list := r.conns(t, "--queries", "--app", "systemd-resolved", "--domain", "fine.test"); len(list) == 0 || list[0].Verdict() != verdict.Accept {
+		t.Errorf("got %+v; want resolved's query", list)
+	}
+	list := r.conns(t, "--remote", nobodyV4, "--port", "53")
+	if len(list) == 0 {
+		t.Error("resolved asked nobody")
+	}
+	for _, c := range list {
+		if c.Process == nil || filepath.Base(c.Process.Path) != "systemd-resolved" || c.Verdict() != verdict.RerouteToNameserver {
+			t.Errorf("got %+v of %+v; want resolved's queries redirected", c, c.Process)
+		}
+	}
+}
+
 // Programs that ask any nameserver are answered by refd's, after their rules were looked at.
 func TestIntegrationNameserver(t *testing.T) {
 	testutil.NoLeaks(t)
@@ -195,8 +221,12 @@ func TestIntegrationNameserver(t *testing.T) {
 		if out := r.client.Run(t, "dig", "@::1", "example.test"); !strings.Contains(out, "0.0.0.17") || !strings.Contains(out, "not this site") {
 			t.Errorf("got %s; want the sinkhole with the reason", out)
 		}
-		if out := r.client.Run(t, "dig", "@127.0.0.17", "fine.test"); !strings.Contains(out, "not for dig") {
-			t.Errorf("got %s; want the refusal of dig's own rule", out)
+		for _, server := range []string{"127.0.0.17", "::1"} {
+			for _, how := range []string{"+notcp", "+tcp"} {
+				if out := r.client.Run(t, "dig", "@"+server, how, "fine.test"); !strings.Contains(out, "not for dig") {
+					t.Errorf("dig @%s %s: got %s; want the refusal of its own rule", server, how, out)
+				}
+			}
 		}
 		r.wantNoLoop(t)
 	})
@@ -204,11 +234,12 @@ func TestIntegrationNameserver(t *testing.T) {
 		resolved := r.client.Resolved(t, netip.AddrPortFrom(netip.MustParseAddr(nobodyV4), 53))
 		defer resolved.Kill(t)
 		r.client.Etc(t, "resolv.conf", "nameserver "+testnet.ResolvedStub+"\n")
-		r.start(t, settings{rules: ownNameserver("") + namesRules})
+		r.start(t, settings{rules: ownNameserver("") + appRules + namesRules})
 		defer r.stop(t)
 		r.listens(t, true)
 		r.wantLookups(t, all)
 		r.wantNoLoop(t)
+		r.wantStub(t)
 	})
 	t.Run("bypass prevention", func(t *testing.T) {
 		r.client.Etc(t, "resolv.conf", "nameserver "+nobodyV4+"\n")

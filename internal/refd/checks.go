@@ -41,7 +41,7 @@ type checkParts struct {
 // buildSelfCheck builds the self-check; without it, `refd selfcheck` checks all the same.
 func (d *Daemon) buildSelfCheck() (err error) {
 	c := &d.check
-	c.selfCheck = &selfCheck{due: d.checkDue, changed: make(chan struct{}, 1), failed: map[string]int{}}
+	c.selfCheck = &selfCheck{due: d.checkDue, changed: make(chan struct{}, 1), failed: map[string]int{}, log: d.log.With("module", "self-check")}
 	c.checks = []check{
 		{
 			"interception", "Packets are not intercepted",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ type selfCheck struct {
 	// due reports whether there is any sense in checking now.
 	due    func() bool
 	states *module.States
+	log    *slog.Logger
 	// changed gets a value when the network has.
 	changed chan struct{}
 
@@ -106,6 +108,7 @@ func (s *selfCheck) now(ctx context.Context) []api.CheckResult {
 			r.Result, r.Message = api.CheckSkipped, err.Error()
 		case err != nil:
 			r.Result, r.Message, r.Remedy = api.CheckFailed, err.Error(), c.remedy
+			s.log.Info("self-check failed", "check", c.id, "err", err)
 		}
 		s.judgeLocked(&c, &r)
 		results = append(results, r)

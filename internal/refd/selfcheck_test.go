@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +51,7 @@ func newCheckRig() *checkRig {
 			defer r.guard.Unlock()
 			return r.online
 		}, changed: make(chan struct{}, 1), failed: map[string]int{}, states: module.NewStates("self-check"),
+		log: slog.New(slog.DiscardHandler),
 		checks: []check{{"it", "It is broken", "Mend it.", func(context.Context) error {
 			r.guard.Lock()
 			defer r.guard.Unlock()
