@@ -95,7 +95,9 @@ make_rig() {
 		prefix
 		echo "$prefix" >"$rig/prefix.made"
 	fi
-	cp "$rig/bcryptprimitives.dll" "$WINEPREFIX/drive_c/windows/system32/"
+	# not over one that is the same already: programs that run now have it mapped
+	cmp -s "$rig/bcryptprimitives.dll" "$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll" ||
+		cp "$rig/bcryptprimitives.dll" "$WINEPREFIX/drive_c/windows/system32/"
 }
 
 make_rig

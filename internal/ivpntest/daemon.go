@@ -108,6 +108,9 @@ func Start(cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
+	if err := Known(ln); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
 	d := &Daemon{cfg: cfg, ln: ln, clients: map[*client]bool{}}
 	d.busy.Go(d.accept)
 	if err := d.WritePortFile(fmt.Sprintf("%d:%x", d.Port(), cfg.Secret)); err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/weirfw/weir/internal/refd/api"
-	"github.com/weirfw/weir/internal/varlink"
 	"github.com/weirfw/weir/pkg/dnsmon"
 	"github.com/weirfw/weir/pkg/module"
 	"github.com/weirfw/weir/pkg/nameserver"
@@ -48,12 +46,11 @@ func (d *Daemon) buildSelfCheck() (err error) {
 			"Something has changed the packet filter: start refd again, and look at `iptables -t mangle -S` if that does not help.", d.checkInterception,
 		},
 		{
-			"monitor", "Names are not heard from systemd-resolved",
-			"Start it again (systemctl restart systemd-resolved); what it does not tell is read in packets.", d.checkMonitor,
+			"monitor", "Names are not heard from " + monitoredResolver, monitorRemedy, d.checkMonitor,
 		},
 		{
 			"nameserver", "Programs do not reach refd's nameserver",
-			"Set dns.nameserver.seamless, or write refd's address into /etc/resolv.conf; a VPN or a container may redirect DNS elsewhere.", d.checkNameserver,
+			"Set dns.nameserver.seamless, or " + useNameserver + "; a VPN or a container may redirect DNS elsewhere.", d.checkNameserver,
 		},
 	}
 	c.module, err = module.NewService(module.ServiceConfig{Name: "self-check", Logger: d.log, Run: d.runSelfCheck})
@@ -164,30 +161,13 @@ func sendTo(c net.Conn) error {
 // isRefused reports whether an earlier packet was answered by the kernel, as is right.
 func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
-// checkMonitor asks the system's resolver, and looks whether it tells that.
+// checkMonitor looks whether the system's resolver tells what it answers.
 func (d *Daemon) checkMonitor(ctx context.Context) error {
 	m := d.naming.monitor
 	if m == nil || !m.Stats().Connected {
-		return fmt.Errorf("%w: systemd-resolved is not listened to", errNothingToCheck)
+		return fmt.Errorf("%w: %s is not listened to", errNothingToCheck, monitoredResolver)
 	}
-	name := checkName()
-	heard, forget := d.check.heard.expect(name)
-	defer forget()
-	socket := filepath.Join(filepath.Dir(d.opt.Config.DNS.ResolvedSocket), "io.systemd.Resolve")
-	c, err := varlink.Dial(ctx, socket)
-	if err != nil {
-		return fmt.Errorf("ask systemd-resolved: %w", err)
-	}
-	defer c.Close() //nolint:errcheck // nothing is lost with it
-	if err := c.Send(varlink.Call{Method: "io.systemd.Resolve.ResolveHostname", Parameters: map[string]any{"name": name}}); err != nil {
-		return fmt.Errorf("ask systemd-resolved: %w", err)
-	}
-	select {
-	case <-heard:
-		return nil
-	case <-ctx.Done():
-		return errors.New("it was asked for a name, and did not tell")
-	}
+	return d.askResolver(ctx)
 }
 
 // checkNameserver asks as programs do, and looks whether our nameserver answers.
@@ -198,7 +178,7 @@ func (d *Daemon) checkNameserver(ctx context.Context) error {
 	name := checkName()
 	asked, forget := d.check.asked.expect(name)
 	defer forget()
-	r := net.Resolver{PreferGo: true} // by /etc/resolv.conf, and without a cache of its own
+	r := net.Resolver{PreferGo: true} // the servers that programs are told to ask, and without a cache of its own
 	addrs, err := r.LookupNetIP(ctx, "ip4", name+".")
 	switch {
 	case err == nil && slices.Contains(addrs, checkAddr(name)):

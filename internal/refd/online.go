@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
@@ -19,12 +18,6 @@ type onlineParts struct {
 	*connectivity
 	module *module.Service
 }
-
-// resolvConfs are where the nameservers of the network are written, the better source first: that of systemd-resolved has them also
-// where programs are sent to its stub.
-//
-//nolint:gochecknoglobals // a table that nobody writes
-var resolvConfs = []string{"/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"}
 
 func (d *Daemon) buildConnectivity() (err error) {
 	o := &d.online
@@ -53,7 +46,7 @@ func (d *Daemon) runConnectivity(ctx context.Context, ready func()) error {
 func (d *Daemon) onlineChanged(o *offline) {
 	d.log.Info("connectivity changed", "online", o == nil)
 	var routes []nameserver.Route
-	if upstreams := networkServers(resolvConfs...); o != nil && len(upstreams) > 0 {
+	if upstreams := networkServers(systemServers()); o != nil && len(upstreams) > 0 {
 		domains := slices.Clone(d.online.names)
 		if _, err := netip.ParseAddr(o.host); err != nil && o.host != "" && !slices.Contains(domains, strings.ToLower(o.host)) {
 			domains = append(domains, strings.ToLower(o.host))
@@ -65,10 +58,10 @@ func (d *Daemon) onlineChanged(o *offline) {
 	}
 }
 
-// networkServers returns the nameservers on other hosts that the first of these files names any of (resolv.conf(5)).
-func networkServers(paths ...string) (list []nameserver.Upstream) {
-	for _, path := range paths {
-		for _, a := range resolversIn(path) {
+// networkServers returns the nameservers on other hosts that the first of these sources names any of.
+func networkServers(sources [][]netip.Addr) (list []nameserver.Upstream) {
+	for _, source := range sources {
+		for _, a := range source {
 			if a.IsLoopback() || a.IsUnspecified() || a.Zone() != "" {
 				continue
 			}
@@ -82,32 +75,4 @@ func networkServers(paths ...string) (list []nameserver.Upstream) {
 		}
 	}
 	return nil
-}
-
-// resolvers are the nameservers that programs on this host are told to ask, of all these files, without zones.
-func resolvers(paths ...string) (list []netip.Addr) {
-	for _, path := range paths {
-		for _, a := range resolversIn(path) {
-			list = append(list, a.Unmap().WithZone(""))
-		}
-	}
-	return list
-}
-
-// resolversIn returns the nameservers that a file names (resolv.conf(5)).
-func resolversIn(path string) (list []netip.Addr) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil // not every system has each
-	}
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		if len(f) < 2 || f[0] != "nameserver" {
-			continue
-		}
-		if a, err := netip.ParseAddr(f[1]); err == nil {
-			list = append(list, a)
-		}
-	}
-	return list
 }

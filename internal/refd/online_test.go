@@ -30,10 +30,10 @@ func TestNetworkServers(t *testing.T) {
 	uplink := write("uplink", "search lan\nnameserver 192.168.1.1\nnameserver 192.168.1.1\nnameserver fe80::1%eth0\nnameserver 2001:db8::53\nnameserver\nnameserver x\n")
 	other := write("other", "nameserver 10.0.0.1\n")
 	const want = "[udp://192.168.1.1 udp://[2001:db8::53]]"
-	if got := fmt.Sprint(networkServers(filepath.Join(dir, "none"), stub, uplink, other)); got != want {
+	if got := fmt.Sprint(networkServers(resolversIn(filepath.Join(dir, "none"), stub, uplink, other))); got != want {
 		t.Errorf("got %s; want %s", got, want)
 	}
-	if got := networkServers(stub); got != nil {
+	if got := networkServers(resolversIn(stub)); got != nil {
 		t.Errorf("got %v; want none: that is this host", got)
 	}
 }
@@ -98,6 +98,6 @@ func TestOnlyQueries(t *testing.T) {
 		}
 		c := &conn.Snapshot{Direction: tt.direction}
 		c.Tuple = packet.Tuple{Protocol: tt.protocol, Remote: netip.MustParseAddrPort(tt.remote)}
-		assert.Equal(t, tt.want, d.onlyQueriesTo(c, path), "%+v", tt)
+		assert.Equal(t, tt.want, d.onlyQueriesTo(c, func() [][]netip.Addr { return resolversIn(path) }), "%+v", tt)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,16 +31,16 @@ func (d *Daemon) buildPrompts() {
 
 // onlyQueries reports whether a connection carries DNS queries and nothing else: it is inspected, or goes to who answers them for this
 // host. A port alone says nothing: whoever leads somewhere else may listen there.
-func (d *Daemon) onlyQueries(c *conn.Snapshot) bool { return d.onlyQueriesTo(c, resolvConfs...) }
+func (d *Daemon) onlyQueries(c *conn.Snapshot) bool { return d.onlyQueriesTo(c, systemServers) }
 
-func (d *Daemon) onlyQueriesTo(c *conn.Snapshot, resolvConfs ...string) bool {
+func (d *Daemon) onlyQueriesTo(c *conn.Snapshot, servers func() [][]netip.Addr) bool {
 	t := &c.Tuple
 	if c.Direction != packet.Outbound || t.Remote.Port() != nameserver.Port || t.Protocol != packet.UDP && t.Protocol != packet.TCP {
 		return false
 	}
 	return d.dns.inspector != nil && d.dns.inspector.Inspects(c) ||
 		d.nameserver.server.Enabled() && slices.Contains(d.opt.Config.DNS.Nameserver.Listen, t.Remote) ||
-		slices.Contains(resolvers(resolvConfs...), t.Remote.Addr().WithZone(""))
+		slices.ContainsFunc(slices.Concat(servers()...), func(a netip.Addr) bool { return a.Unmap().WithZone("") == t.Remote.Addr().WithZone("") })
 }
 
 // writeAnswer writes a rule to the configuration file, and has it in force when it returns.

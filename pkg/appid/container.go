@@ -1,6 +1,7 @@
 package appid
 
 import (
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -132,7 +133,7 @@ func imageOf(root, runtime, id string) string {
 }
 
 func readJSON(root, name string, v any) bool {
-	b, err := os.ReadFile(filepath.Join("/", root, name)) //nolint:gosec // the name is made of hexadecimal digits
+	b, err := os.ReadFile(filepath.Join(cmp.Or(root, "/"), name)) //nolint:gosec // the name is made of hexadecimal digits
 	return err == nil && json.Unmarshal(b, v) == nil
 }
 

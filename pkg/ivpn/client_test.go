@@ -395,6 +395,9 @@ func TestClosedAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := ivpntest.Known(ln); err != nil {
+		t.Fatal(err)
+	}
 	defer ln.Close()
 	go func() {
 		for {

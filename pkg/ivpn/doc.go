@@ -25,8 +25,9 @@
 // then says decides which connections pass, so nobody but an administrator may
 // have written these files, could replace them, or listen in the daemon's place:
 // file, folder and all folders above it have to belong to root, or to the user
-// that this process runs as, and must not be writable for others; on Linux so has
-// the socket that answers. On Windows the same is asked of access lists. The
+// that this process runs as, and must not be writable for others; so has the
+// socket that answers, on Linux and Windows. On Windows the same is asked of
+// access lists, and of the process that listens. The
 // executable that the daemon names as its own is checked in the same way. What
 // fails the check is not used, and a Condition says why.
 //

@@ -2,9 +2,11 @@ package ivpn
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -74,6 +76,80 @@ func FuzzListener(f *testing.F) {
 			t.Errorf("got user %d of no listener", uid)
 		}
 	})
+}
+
+// FuzzTableListeners reads what Windows answers about listening sockets.
+func FuzzTableListeners(f *testing.F) {
+	f.Add(table4, uint16(8080), false)
+	f.Add(table6, uint16(8080), true)
+	f.Add([]byte("\xff\xff\xff\xff"+strings.Repeat("\x02\x00\x00\x00", 30)), uint16(2), true)
+	f.Fuzz(func(t *testing.T, table []byte, port uint16, v6 bool) {
+		layout := tableIPv4
+		if v6 {
+			layout = tableIPv6
+		}
+		list := layout.listeners(table, port)
+		if len(list) > len(table)/layout.size {
+			t.Errorf("got %d listeners of %d bytes", len(list), len(table))
+		}
+		for _, pid := range answering(list) {
+			if !slices.ContainsFunc(list, func(l tableListener) bool { return l.pid == pid }) {
+				t.Errorf("got process %d; want one of %v", pid, list)
+			}
+		}
+	})
+}
+
+// Tables of GetExtendedTcpTable, by hand from the structures of tcpmib.h.
+//
+//nolint:gochecknoglobals // what tests read
+var (
+	table4 = unhex("04000000" +
+		//  state      address    port       remote     port       process
+		"02000000" + "7f000001" + "1f900000" + "00000000" + "00000000" + "11000000" +
+		"02000000" + "00000000" + "1f900000" + "00000000" + "00000000" + "12000000" +
+		"05000000" + "7f000001" + "1f900000" + "7f000001" + "c0000000" + "13000000" + // established
+		"02000000" + "7f000001" + "1f910000" + "00000000" + "00000000" + "14000000") // another port
+	table6 = unhex("02000000" +
+		//  address                            scope      port
+		"00000000000000000000000000000000" + "00000000" + "1f900000" + "00000000000000000000000000000000" + "00000000" + "00000000" + "02000000" + "15000000" +
+		"00000000000000000000000000000001" + "00000000" + "1f900000" + "00000000000000000000000000000000" + "00000000" + "00000000" + "02000000" + "16000000")
+)
+
+func unhex(text string) []byte {
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		panic(err) // it is written above
+	}
+	return b
+}
+
+func TestTableListeners(t *testing.T) {
+	four, six := tableIPv4.listeners(table4, 8080), tableIPv6.listeners(table6, 8080)
+	want := []tableListener{
+		{netip.MustParseAddr("127.0.0.1"), 17}, {netip.IPv4Unspecified(), 18}, {netip.IPv6Unspecified(), 21}, {netip.IPv6Loopback(), 22},
+	}
+	if got := slices.Concat(four, six); !slices.Equal(got, want) {
+		t.Errorf("got %v; want %v", got, want)
+	}
+	for _, cut := range [][]byte{nil, table4[:3], table4[:4], table4[:4+23]} {
+		if got := tableIPv4.listeners(cut, 8080); got != nil {
+			t.Errorf("%d bytes: got %v; want none", len(cut), got)
+		}
+	}
+	// who listens at 127.0.0.1 gets what goes there, whoever listens elsewhere beside it
+	any4, any6, exact := tableListener{netip.IPv4Unspecified(), 2}, tableListener{netip.IPv6Unspecified(), 3}, four[0]
+	for want, list := range map[string][]tableListener{
+		"[17]":   slices.Concat(six, four),
+		"[9 17]": {exact, any4, {exact.addr, 9}, exact},
+		"[2]":    {any6, any4},
+		"[3]":    {any6, {netip.IPv6Loopback(), 4}},
+		"[]":     {{netip.IPv6Loopback(), 4}, {netip.MustParseAddr("192.0.2.1"), 5}},
+	} {
+		if got := fmt.Sprint(answering(list)); got != want {
+			t.Errorf("%v: got %s; want %s", list, got, want)
+		}
+	}
 }
 
 func TestParseAddress(t *testing.T) {

@@ -10,4 +10,6 @@ const (
 	errNetUnreachable  = syscall.ENETUNREACH
 	errHostUnreachable = syscall.EHOSTUNREACH
 	errInUse           = syscall.EADDRINUSE
+	errNoAddress       = syscall.EADDRNOTAVAIL
+	errNoFamily        = syscall.EAFNOSUPPORT
 )

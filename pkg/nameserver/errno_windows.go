@@ -8,4 +8,6 @@ const (
 	errNetUnreachable  = windows.WSAENETUNREACH
 	errHostUnreachable = windows.WSAEHOSTUNREACH
 	errInUse           = windows.WSAEADDRINUSE
+	errNoAddress       = windows.WSAEADDRNOTAVAIL
+	errNoFamily        = windows.WSAEAFNOSUPPORT
 )

@@ -13,6 +13,19 @@ import (
 	"github.com/weirfw/weir/pkg/nameserver"
 )
 
+// An address of IPv6 that this host cannot have is left out.
+func TestHostWithoutIPv6(t *testing.T) {
+	noLeaks(t)
+	f := plain(t, zoneReply(newZone(t, "a.test. 300 IN A 192.0.2.1")))
+	r := run(t, nameserver.Config{
+		Settings: nameserver.Settings{Upstreams: []nameserver.Upstream{f.upstream(t, "ADDR")}},
+		Listen:   []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::dead]:0"), netip.MustParseAddrPort("127.0.0.1:0")},
+	})
+	eventually(t, "listening", func() bool { return len(r.Addrs()) == 1 })
+	r.addr = r.Addrs()[0].String()
+	r.want("a.test", dns.TypeA, "192.0.2.1")
+}
+
 func TestDisabledAndConfigure(t *testing.T) {
 	noLeaks(t)
 	z := newZone(t, "a.test. 300 IN A 192.0.2.1")

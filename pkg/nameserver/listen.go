@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/weirfw/weir/pkg/packet"
@@ -98,7 +97,7 @@ func (s *Server) listen() (*listeners, error) {
 	var missing error
 	for _, a := range s.cfg.Listen {
 		got, err := l.open(a)
-		if a.Addr().Is6() && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)) {
+		if a.Addr().Is6() && (errors.Is(err, errNoAddress) || errors.Is(err, errNoFamily)) {
 			missing = err
 			continue
 		}

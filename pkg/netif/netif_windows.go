@@ -39,7 +39,7 @@ func Read(ctx context.Context) (*Snapshot, error) {
 
 func readOnce() (*Snapshot, error) {
 	var a assembly
-	table, err := adapters()
+	table, err := adapters(windows.GAA_FLAG_INCLUDE_GATEWAYS | windows.GAA_FLAG_SKIP_DNS_SERVER)
 	if err != nil {
 		return nil, err
 	}
@@ -55,9 +55,8 @@ func readOnce() (*Snapshot, error) {
 }
 
 // adapters returns the first of the adapters. The list is in Go's memory, and lives as long as anything in it is referred to.
-func adapters() (*windows.IpAdapterAddresses, error) {
-	const flags = windows.GAA_FLAG_INCLUDE_GATEWAYS | windows.GAA_FLAG_SKIP_ANYCAST | windows.GAA_FLAG_SKIP_MULTICAST |
-		windows.GAA_FLAG_SKIP_DNS_SERVER
+func adapters(flags uint32) (*windows.IpAdapterAddresses, error) {
+	flags |= windows.GAA_FLAG_SKIP_ANYCAST | windows.GAA_FLAG_SKIP_MULTICAST
 	for size := uint32(firstTable); ; {
 		buf := make([]uint64, size/8+1) // aligned for what is in it
 		first := (*windows.IpAdapterAddresses)(unsafe.Pointer(&buf[0]))

@@ -17,16 +17,21 @@ import (
 	"github.com/weirfw/weir/internal/winerig"
 )
 
+// anySocket has room for what at makes of it.
+func anySocket() *windows.RawSockaddrInet {
+	return (*windows.RawSockaddrInet)(unsafe.Pointer(new(syscall.RawSockaddrAny)))
+}
+
 func socket4(t *testing.T, addr string) *windows.RawSockaddrInet {
 	t.Helper()
-	raw := new(windows.RawSockaddrInet)
+	raw := anySocket()
 	*(*windows.RawSockaddrInet4)(unsafe.Pointer(raw)) = windows.RawSockaddrInet4{Family: windows.AF_INET, Addr: netip.MustParseAddr(addr).As4()}
 	return raw
 }
 
 func socket6(t *testing.T, addr string) *windows.RawSockaddrInet {
 	t.Helper()
-	raw := new(windows.RawSockaddrInet)
+	raw := anySocket()
 	*(*windows.RawSockaddrInet6)(unsafe.Pointer(raw)) = windows.RawSockaddrInet6{Family: windows.AF_INET6, Addr: netip.MustParseAddr(addr).As16()}
 	return raw
 }

@@ -177,7 +177,7 @@ type SplitTunnel struct {
 
 // DNS configures where the names of connections come from.
 type DNS struct {
-	// Monitor follows what systemd-resolved answers.
+	// Monitor follows what the system's resolver answers: systemd-resolved, or the DNS client of Windows.
 	Monitor bool `yaml:"monitor"`
 	// ResolvedSocket is where systemd-resolved tells that.
 	ResolvedSocket string `yaml:"resolved_socket"`

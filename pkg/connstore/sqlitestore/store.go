@@ -68,8 +68,8 @@ func classified(err error) error {
 	return err
 }
 
-// Open opens the database at path, and makes it, and its folder, if there is none; both can be read by their owner only. Connections
-// that had not ended when it was written last have ended when they were seen last.
+// Open opens the database at path, and makes it, and its folder, if there is none; both can be read by their owner only (on
+// Windows, by whom the folder above lets). Connections that had not ended when it was written last have ended when they were seen last.
 //
 // It reads what queries need into memory, about a second for 500,000 connections.
 func Open(ctx context.Context, path string) (s *Store, err error) {
