@@ -8,37 +8,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 method=${1:-auto} connections=${2:-100000} seconds=${3:-120}
-if ((EUID != 0)); then
-	echo "bench-live: needs root for network namespaces: sudo $0" >&2
-	exit 1
-fi
+source scripts/lib/lab.sh
+lab l
 ulimit -n "$(ulimit -Hn)"
 each=15000 pairs=$(((connections + 14999) / 15000)) # connections of a process, within the usual limit of descriptors
-loads=() sinks=() work=$(mktemp -d) a=weirl$$A b=weirl$$B
-cleanup() {
-	for p in "${loads[@]}" ${refd:-} "${sinks[@]}"; do kill "$p" 2>/dev/null && wait "$p" 2>/dev/null || true; done
-	ip netns delete "$a" 2>/dev/null || true
-	ip netns delete "$b" 2>/dev/null || true
-	rm -rf "$work"
-}
-trap cleanup EXIT
-if [[ -n ${REFD:-} ]]; then cp "$REFD" "$work/refd"; else CGO_ENABLED=0 "${GO:-go}" build -o "$work/refd" ./cmd/refd; fi
-ip netns add "$a"
-ip netns add "$b"
-ip -n "$a" link add eth0 type veth peer name eth0 netns "$b"
-ip -n "$a" address add 10.88.0.1/24 dev eth0
-ip -n "$b" address add 10.88.0.2/24 dev eth0
-for ns in "$a" "$b"; do ip -n "$ns" link set lo up; ip -n "$ns" link set eth0 up; done
 ip netns exec "$a" sysctl -qw net.ipv4.ip_local_port_range="1024 65535"
-cat >"$work/refd.yaml" <<YAML
-mode: enforce
-on_exit: open
-api: {socket: $work/refd.sock}
-netfilter: {state_dir: $work/state}
+refd_config <<YAML
 attribution: {method: $method}
-default: {out: allow}
 dns: {self_check: false}
-ivpn: {enabled: false}
 YAML
 cat >"$work/sink.py" <<'PY'
 import socket, sys
@@ -58,13 +35,7 @@ PY
 for ((i = 0; i < pairs; i++)); do
 	ip netns exec "$b" python3 "$work/sink.py" $((7000 + i)) & sinks+=($!)
 done
-ip netns exec "$a" "$work/refd" --config "$work/refd.yaml" run 2>"$work/log" & refd=$!
-ask() { "$work/refd" --config "$work/refd.yaml" "$@"; }
-for ((i = 0; i < 200; i++)); do
-	[[ $(ask status 2>/dev/null) == *"attribution"* && ($method != auto || $(ask status) == *"by ebpf"*) ]] && break
-	sleep 0.1
-done
-ask status | grep attribution
+if [[ $method == auto ]]; then refd_run ebpf; else refd_run ""; fi
 begin=$SECONDS
 for ((i = 0; i < pairs; i++)); do
 	n=$((connections - i * each < each ? connections - i * each : each))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/weirfw/weir/pkg/connstore"
 	"github.com/weirfw/weir/pkg/packet"
+	"github.com/weirfw/weir/pkg/verdict"
 )
 
 // filterFlags select connections.
@@ -23,6 +24,7 @@ type filterFlags struct {
 	Protocol  []string `help:"Only these protocols, such as tcp."`
 	Direction string   `enum:"in,out," default:"" help:"Only in or out."`
 	Rule      string   `help:"Only what this rule decided."`
+	Without   []string `help:"Not what was decided for one of these reasons, such as own-service: what is between this host and refd itself."`
 	Since     string   `help:"Only what started since then: a time, or how long ago, such as 2h."`
 	Until     string   `help:"Only what started before."`
 	By        string   `enum:"app,domain,address,port,verdict,protocol,direction,rule,interface," default:"" help:"Count connections that have this in common: app, domain, address, port, verdict, protocol, direction, rule or interface."`
@@ -40,6 +42,9 @@ func (f *filterFlags) query() (q connstore.Query, err error) {
 			return q, fmt.Errorf("--verdict: %w", err)
 		}
 		q.Verdicts = append(q.Verdicts, v)
+	}
+	for _, code := range f.Without {
+		q.Without = append(q.Without, verdict.Code(code))
 	}
 	for _, name := range f.Protocol {
 		var p packet.Protocol

@@ -29,7 +29,7 @@ type webRig struct {
 func newWebRig(t *testing.T) *webRig {
 	t.Helper()
 	w := &webRig{splitRig: newSplitRig(t, testutil.VariantNFT)}
-	testutil.RequireTool(t, "curl", "dig", "chromium")
+	testutil.RequireTool(t, "curl", "dig", "iperf3", "chromium")
 	copyProgram(t, "/usr/bin/curl", w.app("chosen-curl"))
 	w.server.HTTP(t, "[::]:8080", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, strings.Repeat("data ", 2000)) }))
 	w.server.DNS(t, testnet.UplinkServerV4+":53", "www.example.org. 60 IN CNAME web.example.net.", "web.example.net. 60 IN A "+testnet.UplinkOtherServerV4)
@@ -102,9 +102,12 @@ func TestIntegrationWebPage(t *testing.T) {
 	if _, err := w.client.Try("curl", "-sS", "-m", "5", "telnet://"+testnet.UplinkServerV4+":23"); err == nil {
 		t.Error("telnet is not blocked")
 	}
+	w.iperf(t, netip.MustParseAddr(testnet.UplinkServerV4), "-t", "1")
+	w.b.until("iperf3 is among them", `[...document.querySelectorAll(".row .app")].some(a => a.textContent === "iperf3")`)
 	w.b.until("rows come by themselves", `document.querySelectorAll(".row").length >= 10`)
 	w.b.until("there are counts", `/^[1-9]/.test(document.querySelector(".count.v-split b").textContent)`)
 	w.look("connections")
+	w.ownConnections()
 
 	w.filterAndPanel()
 	w.blockRule(t)
@@ -127,6 +130,16 @@ func TestIntegrationWebPage(t *testing.T) {
 	if err != nil || !strings.Contains(string(text), "# rules for everybody, and a comment that stays\n") {
 		t.Errorf("the comment is gone (%v):\n%s", err, text)
 	}
+}
+
+// ownConnections are those of the page with refd, which are in the list for who asks for them only.
+func (w *webRig) ownConnections() {
+	w.b.t.Helper()
+	const own = `[...document.querySelectorAll(".row")].some(r => /127\.0\.0\.1/.test(r.querySelector(".addr").textContent) && r.querySelector(".dest").textContent.includes(":818"))`
+	w.goTo("#/connections?kind=own")
+	w.b.until("the page's own connections can be listed", own)
+	w.goTo("#/connections")
+	w.b.until("they are not in the list of all others", `location.hash === "#/connections" && document.querySelectorAll(".row").length >= 10 && !`+own)
 }
 
 // filterAndPanel filters to split tunneled, opens one and reads interface and address.

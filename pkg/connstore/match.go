@@ -51,6 +51,7 @@ func (q *Query) matchesKind(s *conn.Snapshot) bool {
 		(len(q.Verdicts) == 0 || slices.Contains(q.Verdicts, s.Decision.Verdict)) &&
 		(len(q.Protocols) == 0 || slices.Contains(q.Protocols, s.Tuple.Protocol)) &&
 		(q.Rule == "" || q.Rule == s.Decision.Reason.Rule) &&
+		!slices.Contains(q.Without, s.Decision.Reason.Code) &&
 		(q.Kind == ConnectionsAndQueries || (q.Kind == OnlyQueries) == (s.Query != nil)) &&
 		(q.Direction == AnyDirection || (q.Direction == OnlyInbound) == (s.Direction == packet.Inbound)) &&
 		(q.Life == LiveAndEnded || (q.Life == OnlyLive) == s.Live())

@@ -41,6 +41,8 @@ type Query struct {
 	Life Life `json:"life,omitzero"`
 	// Rule selects connections that this rule decided.
 	Rule string `json:"rule,omitempty"`
+	// Without leaves out connections that were decided for one of these reasons.
+	Without []verdict.Code `json:"without,omitempty"`
 	// Since and Until restrict the start: not before Since, and before Until.
 	Since time.Time `json:"since,omitzero"`
 	Until time.Time `json:"until,omitzero"`
@@ -86,8 +88,8 @@ func (q *Query) Validate() error {
 		return fmt.Errorf("%w: steps of %v: a second at least", ErrQuery, q.Every)
 	case q.Offset < 0 || q.Limit < 0:
 		return fmt.Errorf("%w: offset %d, limit %d: not below 0", ErrQuery, q.Offset, q.Limit)
-	case len(q.IDs) > MaxValues || len(q.Verdicts) > MaxValues || len(q.Protocols) > MaxValues:
-		return fmt.Errorf("%w: %d at most of each of ids, verdicts and protocols", ErrQuery, MaxValues)
+	case len(q.IDs) > MaxValues || len(q.Verdicts) > MaxValues || len(q.Protocols) > MaxValues || len(q.Without) > MaxValues:
+		return fmt.Errorf("%w: %d at most of each of ids, verdicts, protocols and codes", ErrQuery, MaxValues)
 	}
 	for f := range q.Exactly {
 		if f == NoField || f >= Field(len(fieldNames)) {

@@ -24,18 +24,24 @@ type Row struct {
 // Tally makes the answer to a query out of the rows that it selects. It is what stores have in common, and only matters to somebody
 // who writes another one. It is for one goroutine.
 type Tally struct {
-	query  Query
-	sums   sums
-	rows   top[Row]
-	room   int
-	groups []group
-	byKey  map[string]int
-	series map[int64]*sums
+	query Query
+	sums  sums
+	rows  top[Row]
+	room  int
+	// groups are in parts, so that they stay where they are when there are more
+	groups  []*[groupsPerPart]group
+	nGroups int
+	byKey   map[string]int
+	keyOf   func(conn.ID) string
+	series  map[int64]*sums
 }
 
+const groupsPerPart = 1024
+
+// sums take little room: there can be as many as there are groups.
 type sums struct {
-	n              [verdict.NumVerdicts]int
-	total          int
+	n              [verdict.NumVerdicts]uint32
+	total          uint32
 	received, sent uint64
 	// receivedRate and sentRate are in bytes a second
 	receivedRate, sentRate uint64
@@ -43,6 +49,8 @@ type sums struct {
 
 type group struct {
 	key string
+	// of is a connection that tells the key, while that is not known; 0 if it is.
+	of conn.ID
 	sums
 	first, last, seen int64
 }
@@ -67,17 +75,37 @@ func NewTally(q *Query) *Tally {
 func (t *Tally) Group(key string) int {
 	n, ok := t.byKey[key]
 	if !ok {
-		n = len(t.groups)
+		n = t.newGroup(group{key: key})
 		t.byKey[key] = n
-		t.groups = append(t.groups, group{key: key})
 	}
 	return n
 }
 
-// NewGroup is Group for a key that has no group yet: it saves looking for it.
-func (t *Tally) NewGroup(key string) int {
-	t.groups = append(t.groups, group{key: key})
-	return len(t.groups) - 1
+// NewGroup is Group for a key that has no group yet, of a connection that has it: it saves looking for the group, and for most groups
+// making a key of text, which only those on the page need. GroupKeys comes first.
+func (t *Tally) NewGroup(of conn.ID) int { return t.newGroup(group{of: of}) }
+
+// GroupKeys says how the keys of NewGroup's groups are made. Page calls it.
+func (t *Tally) GroupKeys(of func(conn.ID) string) { t.keyOf = of }
+
+func (t *Tally) newGroup(g group) int {
+	n := t.nGroups
+	if n%groupsPerPart == 0 {
+		t.groups = append(t.groups, new([groupsPerPart]group))
+	}
+	*t.group(n) = g
+	t.nGroups++
+	return n
+}
+
+func (t *Tally) group(n int) *group { return &t.groups[n/groupsPerPart][n%groupsPerPart] }
+
+// key returns g's key.
+func (t *Tally) key(g *group) string {
+	if g.of != 0 {
+		g.key, g.of = t.keyOf(g.of), 0
+	}
+	return g.key
 }
 
 // Add adds a row that the query selects. group is its number by Group, and does not matter if the query does not ask for groups.
@@ -96,7 +124,7 @@ func (t *Tally) Add(r *Row, group int) {
 		t.rows.add(r)
 		return
 	}
-	g := &t.groups[group]
+	g := t.group(group)
 	if g.total == 0 || r.Started < g.first {
 		g.first = r.Started
 	}
@@ -123,7 +151,7 @@ func (s *sums) add(r *Row) {
 func (t *Tally) Page() (rows []Row, p Page) {
 	p = Page{Sums: t.sums.public(), Connections: []conn.Snapshot{}, Series: t.points()}
 	if t.query.GroupBy != NoField {
-		p.TotalGroups = len(t.groups)
+		p.TotalGroups = t.nGroups
 		p.Groups = t.pageOfGroups()
 		return nil, p
 	}
@@ -140,13 +168,13 @@ func cut[T any](all []T, q *Query) []T {
 }
 
 func (t *Tally) pageOfGroups() []Group {
-	first := top[group]{room: t.room, compare: t.query.Order.compareGroups}
-	for i := range t.groups {
-		first.add(&t.groups[i])
+	first := top[group]{room: t.room, compare: t.compareGroups}
+	for i := range t.nGroups {
+		first.add(t.group(i))
 	}
 	page := []Group{}
 	for _, g := range cut(first.sorted(), &t.query) {
-		page = append(page, Group{Key: g.key, Sums: g.public(), First: moment(g.first), Last: moment(g.last), LastSeen: moment(g.seen)})
+		page = append(page, Group{Key: t.key(&g), Sums: g.public(), First: moment(g.first), Last: moment(g.last), LastSeen: moment(g.seen)})
 	}
 	return page
 }
@@ -180,12 +208,12 @@ func (t *Tally) points() []Point {
 
 func (s *sums) public() Sums {
 	out := Sums{
-		Total: s.total, ByVerdict: map[verdict.Verdict]int{}, ReceivedBytes: s.received, SentBytes: s.sent,
+		Total: int(s.total), ByVerdict: map[verdict.Verdict]int{}, ReceivedBytes: s.received, SentBytes: s.sent,
 		ReceivedRate: s.receivedRate, SentRate: s.sentRate,
 	}
 	for v, n := range s.n {
 		if n > 0 {
-			out.ByVerdict[verdict.Verdict(v)] = n
+			out.ByVerdict[verdict.Verdict(v)] = int(n)
 		}
 	}
 	return out
@@ -204,9 +232,9 @@ func (o Order) compare(a, b *Row) int {
 	return cmp.Compare(b.ID, a.ID)
 }
 
-func (o Order) compareGroups(a, b *group) int {
+func (t *Tally) compareGroups(a, b *group) int {
 	first := 0
-	switch o {
+	switch t.query.Order {
 	case NewestFirst:
 		first = cmp.Compare(b.last, a.last)
 	case OldestFirst:
@@ -218,7 +246,10 @@ func (o Order) compareGroups(a, b *group) int {
 	case MostConnectionsFirst:
 		first = cmp.Compare(b.total, a.total)
 	}
-	return cmp.Or(first, cmp.Compare(a.key, b.key))
+	if first != 0 {
+		return first
+	}
+	return cmp.Compare(t.key(a), t.key(b))
 }
 
 // Stamp returns t as a Row has it.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weirfw/weir/pkg/conn"
+	"github.com/weirfw/weir/pkg/intercept"
 	"github.com/weirfw/weir/pkg/packet"
 	"github.com/weirfw/weir/pkg/verdict"
 )
@@ -232,7 +233,8 @@ func (f *Firewall) differ(old, now *conn.Snapshot) bool {
 		old.SplitTun != now.SplitTun || old.Tunnel != now.Tunnel
 }
 
-// push tells the kernel, and cuts a connection that may not go on as it is.
+// push tells the kernel, and cuts a connection that may not go on as it is. That it could not is a condition, too: whoever changed the
+// policy is not always there to be told.
 func (f *Firewall) push(old, now *conn.Snapshot) error {
 	var errs []error
 	if f.updater != nil {
@@ -246,7 +248,11 @@ func (f *Firewall) push(old, now *conn.Snapshot) error {
 			errs = append(errs, fmt.Errorf("cut %v: %w", now.Tuple, err))
 		}
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err != nil && !errors.Is(err, intercept.ErrNotRunning) { // nothing is in effect during a pause
+		f.alarms.raise("push", "a changed verdict could not be put into effect; that connection goes on as before: "+err.Error())
+	}
+	return err
 }
 
 // mustCut reports whether a running connection has to end: it got somewhere,

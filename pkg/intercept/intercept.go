@@ -13,6 +13,9 @@ import (
 // a missing program, right or kernel feature. The message says the remedy.
 var ErrNotInterceptable = errors.New("intercept: cannot intercept packets here")
 
+// ErrNotRunning is wrapped when a Source is told something while its Run does not run.
+var ErrNotRunning = errors.New("source does not run")
+
 // Source delivers packets of a system.
 type Source interface {
 	// Run intercepts until ctx is done or interception breaks. It owns its

@@ -12,8 +12,8 @@ import (
 )
 
 // ErrClosed is wrapped when a verdict or an update comes while Run does not
-// run.
-var ErrClosed = errors.New("nfq: source does not run")
+// run. It wraps intercept.ErrNotRunning.
+var ErrClosed = fmt.Errorf("nfq: %w", intercept.ErrNotRunning)
 
 // sender sends netlink messages to the kernel. It must be safe for use by
 // several goroutines and must not keep b.

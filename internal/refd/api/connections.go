@@ -46,6 +46,8 @@ type Filter struct {
 	Since     time.Time           `query:"since"`
 	Until     time.Time           `query:"until"`
 	Life      connstore.Life      `query:"life"`
+	// Without leaves out what was decided for such a reason: own-service is what the page itself, say, has with refd.
+	Without []verdict.Code `query:"without"`
 }
 
 // Query returns the query of a filter.
@@ -56,7 +58,7 @@ func (f *Filter) Query() connstore.Query {
 	}
 	return connstore.Query{
 		Kind: kind, Text: f.Text, Verdicts: f.Verdicts, App: f.App, PID: f.PID, Domain: f.Domain, Remote: f.Remote.Prefix, Port: f.Port,
-		Protocols: f.Protocols, Rule: f.Rule, Direction: f.Direction, Life: f.Life, Since: f.Since, Until: f.Until,
+		Protocols: f.Protocols, Rule: f.Rule, Direction: f.Direction, Life: f.Life, Without: f.Without, Since: f.Since, Until: f.Until,
 	}
 }
 

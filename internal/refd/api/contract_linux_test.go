@@ -36,7 +36,7 @@ var calls = []call{
 	{"POST", "/api/v1/dns/query", `{"name": "example.org", "type": "AAAA"}`, 200, "query example.org"},
 	{"POST", "/api/v1/selfcheck", "", 200, "selfcheck"},
 	{"GET", "/api/v1/debug", "", 200, ""},
-	{"GET", "/api/v1/connections?verdict=RerouteToSplitTun&verdict=Accept&app=curl&limit=5&order=most-bytes&remote=198.51.100.0/24&since=2020-01-02T03:04:05Z", "", 200, ""},
+	{"GET", "/api/v1/connections?verdict=RerouteToSplitTun&verdict=Accept&app=curl&limit=5&order=most-bytes&remote=198.51.100.0/24&since=2020-01-02T03:04:05Z&without=own-service&without=self", "", 200, ""},
 	{"GET", "/api/v1/connections?limit=100000", "", 422, ""},
 	{"GET", "/api/v1/connections?verdict=maybe", "", 400, ""},
 	{"GET", "/api/v1/connections?file=/etc/passwd", "", 400, ""},

@@ -83,7 +83,7 @@ func five() []conn.Snapshot {
 		{
 			Tuple: packet.Tuple{Local: addr("10.0.0.1:5001"), Remote: addr("198.51.100.7:443"), Protocol: packet.TCP}, Process: curl,
 			Domain: "www.Example.org", CNAMEs: []string{"edge.Example.net"},
-			Decision: verdict.Decision{Verdict: verdict.Accept, Reason: verdict.Reason{Rule: "web"}},
+			Decision: verdict.Decision{Verdict: verdict.Accept, Reason: verdict.Reason{Code: "rule", Rule: "web"}},
 		},
 		{
 			Tuple:    packet.Tuple{Local: addr("10.0.0.1:5002"), Remote: addr("198.51.100.8:53"), Protocol: packet.UDP},
@@ -154,6 +154,7 @@ func filters() []filterCase {
 		{"DNS queries", connstore.Query{Kind: connstore.OnlyQueries}, []conn.ID{2}},
 		{"rule", connstore.Query{Rule: "web"}, []conn.ID{1}},
 		{"rule, not a part", connstore.Query{Rule: "we"}, nil},
+		{"without a reason", connstore.Query{Without: []verdict.Code{"own-service", "rule"}}, []conn.ID{5, 4, 3, 2}},
 		{"since", connstore.Query{Since: after(4 * time.Minute)}, []conn.ID{5, 4}},
 		{"until", connstore.Query{Until: after(2 * time.Minute)}, []conn.ID{1}},
 	}

@@ -36,6 +36,7 @@ func restrict(r *rand.Rand, q *connstore.Query, s *conn.Snapshot) {
 		func() { q.Life = connstore.Life(r.IntN(3)) },
 		func() { q.Kind = connstore.Kind(r.IntN(3)) },
 		func() { q.Rule = s.Decision.Reason.Rule },
+		func() { q.Without = append(q.Without, s.Decision.Reason.Code) },
 		func() { q.Port = pick(r, s.Tuple.Remote.Port(), s.Tuple.Local.Port()) },
 		func() { q.Domain = pick(r, "EXAMPLE", "host1", ".test") },
 		func() {

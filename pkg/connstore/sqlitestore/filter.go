@@ -89,6 +89,9 @@ func newFilter(q *connstore.Query, d *dims) *filter {
 	if q.Rule != "" {
 		f.reasons = append(f.reasons, choose(&d.reasons, func(r verdict.Reason) bool { return r.Rule == q.Rule }))
 	}
+	if len(q.Without) > 0 {
+		f.reasons = append(f.reasons, choose(&d.reasons, func(r verdict.Reason) bool { return !slices.Contains(q.Without, r.Code) }))
+	}
 	if q.Text != "" {
 		in := has(q.Text)
 		f.text.on = true

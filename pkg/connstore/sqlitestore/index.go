@@ -1,6 +1,7 @@
 package sqlitestore
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/weirfw/weir/pkg/conn"
@@ -23,6 +24,8 @@ type row struct {
 	protocol               packet.Protocol
 	direction              packet.Direction
 	v4, ended, query       bool
+	// address is the number of the remote address in this index, from 1: rows are put together by it. put sets it.
+	address uint32
 }
 
 // chunkSize is how many rows are moved at most where one comes late.
@@ -32,6 +35,32 @@ const chunkSize = 4096
 type index struct {
 	chunks [][]row // none is empty
 	n      int
+	// addresses have a number each. Those that no row has any more go when as many rows have gone as there are.
+	addresses map[netip.Addr]uint32
+	removed   int
+}
+
+// number sets r.address.
+func (x *index) number(r *row) {
+	a := r.addr()
+	n, ok := x.addresses[a]
+	if !ok {
+		if x.addresses == nil {
+			x.addresses = map[netip.Addr]uint32{}
+		}
+		n = uint32(len(x.addresses)) + 1
+		x.addresses[a] = n
+	}
+	r.address = n
+}
+
+// numberAnew forgets addresses that no row has.
+func (x *index) numberAnew() {
+	x.addresses, x.removed = nil, 0
+	x.forwards(func(r *row) bool {
+		x.number(r)
+		return true
+	})
 }
 
 // chunk returns the chunk that id belongs into, -1 if there is none.
@@ -69,6 +98,11 @@ func (x *index) get(id conn.ID) *row {
 
 // put adds a row, or replaces the one with the same number.
 func (x *index) put(r *row) {
+	x.number(r)
+	x.insert(r)
+}
+
+func (x *index) insert(r *row) {
 	i := x.chunk(r.id)
 	if i < 0 {
 		x.chunks = append(x.chunks, append(make([]row, 0, chunkSize), *r))
@@ -89,7 +123,7 @@ func (x *index) put(r *row) {
 		back := append(make([]row, 0, chunkSize), c[chunkSize/2:]...)
 		x.chunks[i] = c[:chunkSize/2]
 		x.chunks = slices.Insert(x.chunks, i+1, back)
-		x.put(r)
+		x.insert(r)
 		return
 	}
 	x.n++
@@ -97,6 +131,14 @@ func (x *index) put(r *row) {
 
 // removeBefore removes rows with lower numbers than id.
 func (x *index) removeBefore(id conn.ID) {
+	before := x.n
+	x.cut(id)
+	if x.removed += before - x.n; x.removed > x.n {
+		x.numberAnew()
+	}
+}
+
+func (x *index) cut(id conn.ID) {
 	for len(x.chunks) > 0 {
 		c := x.chunks[0]
 		k, _ := findRow(c, id)
@@ -115,6 +157,17 @@ func (x *index) backwards(f func(r *row) bool) {
 	for i := len(x.chunks) - 1; i >= 0; i-- {
 		c := x.chunks[i]
 		for k := len(c) - 1; k >= 0; k-- {
+			if !f(&c[k]) {
+				return
+			}
+		}
+	}
+}
+
+// forwards calls f for every row, the oldest first, until it returns false.
+func (x *index) forwards(f func(r *row) bool) {
+	for _, c := range x.chunks {
+		for k := range c {
 			if !f(&c[k]) {
 				return
 			}

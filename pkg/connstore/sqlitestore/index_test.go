@@ -1,7 +1,9 @@
 package sqlitestore
 
 import (
+	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -26,7 +28,24 @@ func TestIndex(t *testing.T) {
 		if !slices.Equal(got, want) || x.n != len(want) {
 			t.Fatalf("got %d rows, counted %d; want %d", len(got), x.n, len(want))
 		}
-		if n := len(want); n > 0 && x.at(n-1).id != want[0] || x.at(n) != nil {
+		slices.Reverse(want)
+		got = nil
+		numbers := map[netip.Addr]uint32{}
+		x.forwards(func(r *row) bool {
+			got = append(got, r.id)
+			if n, ok := numbers[r.addr()]; r.address == 0 || ok && n != r.address {
+				t.Fatalf("%v has the numbers %d and %d", r.addr(), n, r.address)
+			}
+			numbers[r.addr()] = r.address
+			return true
+		})
+		if !slices.Equal(got, want) {
+			t.Fatalf("forwards: got %d rows; want %d", len(got), len(want))
+		}
+		if distinct := len(slices.Compact(slices.Sorted(maps.Values(numbers)))); distinct != len(numbers) {
+			t.Fatalf("%d addresses have %d numbers", len(numbers), distinct)
+		}
+		if n := len(want); n > 0 && x.at(n-1).id != want[n-1] || x.at(n) != nil {
 			t.Fatalf("at %d: got %+v", n, x.at(n))
 		}
 	}
@@ -41,7 +60,7 @@ func TestIndex(t *testing.T) {
 		default:
 			next += conn.ID(1 + r.IntN(2))
 		}
-		x.put(&row{id: id, sent: uint64(n)})
+		x.put(&row{id: id, sent: uint64(n), remote: netip.AddrFrom4([4]byte{10, 0, byte(id >> 12), byte(id >> 4)}).As16(), v4: id%2 == 0})
 		model[id] = uint64(n)
 		if n%20_000 == 7_000 {
 			check()
@@ -67,6 +86,9 @@ func TestIndex(t *testing.T) {
 		}
 	}
 	x.removeBefore(next + 1000)
+	if len(x.addresses) != 0 {
+		t.Errorf("%d addresses have numbers, and no row", len(x.addresses))
+	}
 	if x.n != 0 || x.get(next) != nil || x.at(0) != nil {
 		t.Errorf("got %d rows; want none", x.n)
 	}

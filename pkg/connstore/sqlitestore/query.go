@@ -41,7 +41,12 @@ func (s *Store) tally(q *connstore.Query) ([]row, connstore.Page) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	t, f, g := connstore.NewTally(q), newFilter(q, s.dims), grouper{by: q.GroupBy, dims: s.dims}
-	s.index.backwards(func(r *row) bool {
+	t.GroupKeys(func(id conn.ID) string { return s.index.get(id).addr().String() })
+	scan := s.index.backwards
+	if q.Order == connstore.OldestFirst {
+		scan = s.index.forwards // those of the page first: none of them takes another's place
+	}
+	scan(func(r *row) bool {
 		if f.matches(r) {
 			t.Add(&connstore.Row{
 				ID: r.id, Verdict: r.verdict, Started: r.started, LastSeen: r.seen, ReceivedBytes: r.received, SentBytes: r.sent,
@@ -59,10 +64,11 @@ func (s *Store) tally(q *connstore.Query) ([]row, connstore.Page) {
 
 // grouper finds the groups of rows without making a text of each.
 type grouper struct {
-	by     connstore.Field
-	dims   *dims
-	byID   map[uint32]int
-	byAddr map[netip.Addr]int
+	by   connstore.Field
+	dims *dims
+	byID map[uint32]int
+	// byAddr has the number of the group, plus 1, by the number of the address
+	byAddr []int32
 }
 
 func (g *grouper) group(t *connstore.Tally, r *row) int {
@@ -78,15 +84,14 @@ func (g *grouper) group(t *connstore.Tally, r *row) int {
 	case connstore.ByInterface:
 		return g.ofID(t, r.way, func() string { return g.dims.ways.all[r.way].iface })
 	case connstore.ByAddress:
-		n, ok := g.byAddr[r.addr()]
-		if !ok {
-			if g.byAddr == nil {
-				g.byAddr = map[netip.Addr]int{}
-			}
-			n = t.NewGroup(r.addr().String())
-			g.byAddr[r.addr()] = n
+		if int(r.address) >= len(g.byAddr) {
+			g.byAddr = append(g.byAddr, make([]int32, max(len(g.byAddr), int(r.address)+1))...)
 		}
-		return n
+		n := &g.byAddr[r.address]
+		if *n == 0 {
+			*n = int32(t.NewGroup(r.id)) + 1
+		}
+		return int(*n) - 1
 	case connstore.ByPort:
 		return g.ofID(t, uint32(r.remotePort), func() string { return connstore.PortText(r.remotePort) })
 	case connstore.ByVerdict, connstore.ByProtocol, connstore.ByDirection:

@@ -13,7 +13,7 @@ const choices = [
   ["", "All verdicts"], ["allowed", "Allowed, all kinds"], ["refused", "Refused, all kinds"],
   ...["Accept", "Block", "Drop", "RerouteToSplitTun", "RerouteToTunnel", "RerouteToNameserver", "Failed", "Undecided"].map((v) => [v, verdicts[v].label]),
 ];
-const kinds = [["", "Connections"], ["dns", "DNS queries"]];
+const kinds = [["", "Connections"], ["own", "Connections, this page's too"], ["dns", "DNS queries"]];
 const times = [["", "Any time"], ["300", "Last 5 minutes"], ["3600", "Last hour"], ["86400", "Last day"], ["604800", "Last week"]];
 
 // paramsOf returns the filter of the page's address as parameters of the API.
@@ -23,6 +23,8 @@ export function paramsOf(filter) {
   const v = filter.get("verdict") || "";
   for (const one of v === "allowed" ? allowed : v === "refused" ? refused : v ? [v] : []) p.append("verdict", one);
   if (filter.get("kind") === "dns") p.set("queries", "true");
+  // nobody wants to watch how the page asks
+  if (!filter.get("kind")) p.set("without", "own-service");
   if (filter.get("last")) p.set("since", new Date(Date.now() - 1000 * filter.get("last")).toISOString());
   return p;
 }
@@ -196,7 +198,7 @@ function List({ rows, open, filter }) {
   const out = [];
   for (let i = first; i < last; i++) {
     const r = rows.at(i);
-    out.push(html`<${Row} key=${r.id} r=${r} v=${r.verdict + r.receivedBytes + r.sentBytes + (r.ended || "") + r.domain} y=${i * rowHeight} index=${i} open=${String(r.id) === open} cursor=${i === cursor} go=${go} />`);
+    out.push(html`<${Row} key=${rows.slot(i, last - first)} r=${r} v=${r.verdict + r.receivedBytes + r.sentBytes + (r.ended || "") + r.domain} y=${i * rowHeight} open=${String(r.id) === open} cursor=${i === cursor} go=${go} />`);
   }
   return html`<div class="table">
     <div class="head" aria-hidden="true"><span>Time</span><span>Verdict</span><span>App</span><span>Destination</span><span>Address</span><span>Why</span><span class="num">Received</span><span class="num">Sent</span></div>
@@ -212,7 +214,9 @@ function List({ rows, open, filter }) {
 // answer says what a DNS query was answered.
 const answer = (q) => q.error || (q.addresses || []).join(" ") || q.rcode || "";
 
-function Row({ r, y, open, cursor, go, index }) {
+// Row is drawn again when something of it changed. go stays as good as it was: a list has one filter.
+function Row({ r, y, open, cursor, go }) {
+  this.shouldComponentUpdate = (next) => ["r", "v", "y", "open", "cursor"].some((k) => next[k] !== this.props[k]);
   const to = splitAddr(r.remote), q = r.query;
   const why = q ? [answer(q), r.reason].filter(Boolean).join(" · ") : r.reason;
   return html`<div class="row v-${verdicts[r.verdict]?.cls || "undecided"} ${open ? "open" : ""} ${cursor ? "cursor" : ""} ${r.ended ? "ended" : ""}" id=${"row-" + r.id} role="option" aria-selected=${open ? "true" : "false"}

@@ -14,6 +14,7 @@ export class Rows {
   constructor(params) {
     this.params = params;
     this.list = []; // the oldest first, so that new ones are pushed
+    this.base = 0; // the place of the first of the list, which older ones do not move
     this.byID = new Map();
     this.counts = {};
     this.total = 0;
@@ -29,6 +30,12 @@ export class Rows {
 
   at(i) {
     return this.list[this.list.length - 1 - i];
+  }
+
+  // slot is the element that the i-th row is drawn in, where n are in view: what goes out of view leaves its element to what comes.
+  slot(i, n) {
+    const room = 32 * Math.ceil(Math.max(n, 64) / 32);
+    return (((this.base + this.list.length - 1 - i) % room) + room) % room;
   }
 
   get length() {
@@ -118,6 +125,7 @@ export class Rows {
       const fresh = rows.filter((r) => !this.byID.has(r.id) && !(this.end && this.starts.has(startOf(r))));
       for (const r of fresh) this.byID.set(r.id, r);
       this.list = fresh.concat(this.list);
+      this.base -= fresh.length;
       if (!fresh.length && this.end) this.past = "end";
       if (!fresh.length) this.end = true;
       this.draw();
@@ -151,7 +159,11 @@ export class Rows {
       this.total++;
       this.count(r.verdict, 1);
     }
-    if (this.list.length > most) for (const r of this.list.splice(0, this.list.length - most + 5000)) this.byID.delete(r.id);
+    if (this.list.length > most) {
+      const old = this.list.splice(0, this.list.length - most + 5000);
+      for (const r of old) this.byID.delete(r.id);
+      this.base += old.length;
+    }
     this.draw();
   }
 
