@@ -65,6 +65,7 @@ fmt:
 
 vet: ## go vet, tests included, as each system sees the code
 	@set -e; for os in $(SYSTEMS); do echo "vet $$os"; $(COMPILE) GOOS=$$os $(GO) vet ./...; done
+	@echo "vet windows/arm64"; $(COMPILE) GOOS=windows GOARCH=arm64 $(GO) vet ./...
 
 lint: ## golangci-lint, at the version of internal/tools/go.mod, on the code of the systems we implement
 	@scripts/lint.sh linux windows

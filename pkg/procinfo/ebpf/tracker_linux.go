@@ -123,8 +123,9 @@ func (t *Tracker) Stats() Stats {
 	t.life.RLock()
 	defer t.life.RUnlock()
 	if !t.closed {
-		_ = t.maps[attrMapLosses].Lookup(uint32(0), &s.Uncounted)  // figures for people
-		_ = t.maps[attrMapLosses].Lookup(uint32(1), &s.LostEvents) // as above
+		for i, n := range []*uint64{&s.Uncounted, &s.LostEvents} {
+			_ = t.maps[attrMapLosses].Lookup(uint32(i), n) // figures for people
+		}
 	}
 	return s
 }
