@@ -16,7 +16,7 @@ mkdir -p bin
 tests() {
 	local failed=0
 	# -p 2: labs of many packages at once would measure each other. `make vet` has looked at more than go test would.
-	"$go" test -json -vet=off -race -shuffle=on -p 2 -timeout 20m "$@" || failed=1
+	"$go" test -json -vet=off -race -shuffle=on -p 2 -timeout 25m "$@" || failed=1
 	# What the race detector would falsify, and those tests therefore skip under it, compiled as the Makefile compiles.
 	local -a again
 	mapfile -t again < <("$go" list -f '{{$d := .Dir}}{{range .TestGoFiles}}{{$d}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$d}}/{{.}}{{"\n"}}{{end}}' "$@" |

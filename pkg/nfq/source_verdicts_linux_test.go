@@ -3,6 +3,7 @@ package nfq_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -95,7 +96,7 @@ const (
 // side is one end of a connection: this namespace or the peer.
 type side struct {
 	dial func(local, remote netip.AddrPort, wait time.Duration) (net.Conn, error)
-	ping func(to netip.Addr) string
+	ping func(to netip.Addr, a verdict.Action) string
 	addr func(version uint8) netip.Addr
 	echo netip.AddrPort // an echo server, on all addresses
 }
@@ -113,8 +114,15 @@ func sides(t *testing.T, n *testflow.Net) (own, peer *side) {
 			return c, err
 		}
 	}
-	args := func(to netip.Addr) []string {
-		return []string{"-n", "-c", "2", "-i", "0.01", "-W", "0.15", to.String()}
+	args := func(to netip.Addr, a verdict.Action) []string {
+		wait, pause := dropTime, 10*time.Millisecond
+		if a.Verdict() == verdict.Accept {
+			wait = patience // it ends with the second answer
+		}
+		if a.Permanent() {
+			pause = 500 * time.Millisecond // the first has to be decided before there is a second
+		}
+		return []string{"-n", "-c", "2", "-i", fmt.Sprint(pause.Seconds()), "-W", fmt.Sprint(wait.Seconds()), to.String()}
 	}
 	addr := func(v4, v6 string) func(uint8) netip.Addr {
 		return func(version uint8) netip.Addr {
@@ -133,13 +141,13 @@ func sides(t *testing.T, n *testflow.Net) (own, peer *side) {
 	t.Cleanup(func() { _ = listener.Close() }) // it ends with the process anyway
 	return &side{
 			dial: dial(here),
-			ping: func(to netip.Addr) string { return try(t, args(to)) },
+			ping: func(to netip.Addr, a verdict.Action) string { return try(t, args(to, a)) },
 			addr: addr(testnet.ClientV4, testnet.ClientV6),
 			echo: netip.MustParseAddrPort(listener.Addr().String()),
 		}, &side{
 			dial: dial(n.Peer.Do),
-			ping: func(to netip.Addr) string {
-				out, _ := n.Peer.Try("ping", args(to)...) // no answer is an error
+			ping: func(to netip.Addr, a verdict.Action) string {
+				out, _ := n.Peer.Try("ping", args(to, a)...) // no answer is an error
 				return out
 			},
 			addr: addr(testnet.ServerV4, testnet.ServerV6),
@@ -210,7 +218,7 @@ func TestIntegrationVerdicts(t *testing.T) {
 			})
 			t.Run("ping "+name, func(t *testing.T) {
 				j.set(a, func(i *packet.Info) bool { return i.Protocol.IsICMP() && i.IsEcho() })
-				testPing(t, j, a, client.ping(server.addr(kind.Version)))
+				testPing(t, j, a, client.ping(server.addr(kind.Version), a))
 			})
 		}
 	}
