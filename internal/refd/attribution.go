@@ -24,6 +24,9 @@ const (
 	reassignPause = time.Second
 	// sweepPause is the same where the kernel does not tell which processes changed.
 	sweepPause = 5 * time.Second
+	// lookShare is how many times as long as a look took is waited at least until the next: of very many connections it may take a
+	// hundredth of a processor.
+	lookShare = 100
 	// maxChanged bounds the processes and connections that one look is about; with more, those are looked for that have ended or run
 	// another program.
 	maxChanged = 1 << 16
@@ -284,29 +287,36 @@ func (d *Daemon) followHolders(ctx context.Context, told bool) { //nolint:revive
 	if told {
 		pause = reassignPause
 	}
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
+	next := time.NewTimer(pause)
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-next.C:
 		}
+		begin := time.Now()
 		if !told {
 			d.sweepProcesses()
 		}
-		if t := d.attribution.tracker.Load(); t != nil {
-			d.attribution.noteLost(t.Stats().LostEvents)
-		}
-		sel, missed := d.attribution.takeChanged()
-		if missed {
-			d.sweepProcesses() // looked at the next time
-		}
-		if sel != nil {
-			if _, err := d.firewall.Reassign(ctx, sel); err != nil && ctx.Err() == nil && !errors.Is(err, firewall.ErrNoHolder) {
-				d.log.Warn("look again whose connections are", "err", err)
-			}
-		}
+		d.lookAtChanged(ctx)
+		next.Reset(max(pause, lookShare*time.Since(begin)))
+	}
+}
+
+func (d *Daemon) lookAtChanged(ctx context.Context) {
+	if t := d.attribution.tracker.Load(); t != nil {
+		d.attribution.noteLost(t.Stats().LostEvents)
+	}
+	sel, missed := d.attribution.takeChanged()
+	if missed {
+		d.sweepProcesses() // looked at the next time
+	}
+	if sel == nil {
+		return
+	}
+	if _, err := d.firewall.Reassign(ctx, sel); err != nil && ctx.Err() == nil && !errors.Is(err, firewall.ErrNoHolder) {
+		d.log.Warn("look again whose connections are", "err", err)
 	}
 }
 
