@@ -8,35 +8,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 minutes=${1:-10} rate=${2:-500}
-if ((EUID != 0)); then
-	echo "soak-ebpf: needs root for network namespaces: sudo $0" >&2
-	exit 1
-fi
-work=$(mktemp -d) a=weirs$$A b=weirs$$B
-cleanup() {
-	[[ -z ${refd:-} ]] || { kill "$refd" && wait "$refd"; } 2>/dev/null || true
-	[[ -z ${load:-} ]] || kill "$load" 2>/dev/null || true
-	[[ -z ${sink:-} ]] || kill "$sink" 2>/dev/null || true
-	ip netns delete "$a" 2>/dev/null || true
-	ip netns delete "$b" 2>/dev/null || true
-	rm -rf "$work"
-}
-trap cleanup EXIT
-if [[ -n ${REFD:-} ]]; then cp "$REFD" "$work/refd"; else CGO_ENABLED=0 "${GO:-go}" build -o "$work/refd" ./cmd/refd; fi
-ip netns add "$a"
-ip netns add "$b"
-ip -n "$a" link add eth0 type veth peer name eth0 netns "$b"
-ip -n "$a" address add 10.88.0.1/24 dev eth0
-ip -n "$b" address add 10.88.0.2/24 dev eth0
-for ns in "$a" "$b"; do ip -n "$ns" link set lo up; ip -n "$ns" link set eth0 up; done
-cat >"$work/refd.yaml" <<YAML
-mode: enforce
-on_exit: open
-api: {socket: $work/refd.sock}
-netfilter: {state_dir: $work/state}
-default: {out: allow}
-ivpn: {enabled: false}
-YAML
+source scripts/lib/lab.sh
+lab s
+refd_config </dev/null
 cat >"$work/sink.py" <<'PY'
 import selectors, socket
 sel = selectors.DefaultSelector()
@@ -59,14 +33,9 @@ while True:
     os.wait(); made += 25
     if (ahead := made / rate - (time.monotonic() - begin)) > 0: time.sleep(ahead)
 PY
-ip netns exec "$b" python3 "$work/sink.py" & sink=$!
-ip netns exec "$a" "$work/refd" --config "$work/refd.yaml" run 2>"$work/log" & refd=$!
-for ((i = 0; i < 200; i++)); do
-	[[ $("$work/refd" --config "$work/refd.yaml" status 2>/dev/null) == *"by ebpf"* ]] && break
-	sleep 0.1
-done
-"$work/refd" --config "$work/refd.yaml" status | grep attribution
-ip netns exec "$a" python3 "$work/load.py" "$rate" & load=$!
+ip netns exec "$b" python3 "$work/sink.py" & sinks+=($!)
+refd_run ebpf
+ip netns exec "$a" python3 "$work/load.py" "$rate" & loads+=($!)
 resident() { awk '/^VmRSS/ {print $2}' "/proc/$refd/status"; }
 descriptors() { find "/proc/$refd/fd" -mindepth 1 2>/dev/null | wc -l; }
 first= fds=
@@ -77,7 +46,7 @@ for ((s = 0; s <= minutes * 60; s += 15)); do
 	if [[ -z $first ]] && ((s + 15 >= 60)); then first=$kib fds=$n begin=$((s + 15)); fi
 	last=$kib lastfds=$n end=$((s + 15))
 done
-"$work/refd" --config "$work/refd.yaml" status | grep -E "attribution|connections"
+ask status | grep -E "attribution|connections"
 span=$((end > begin ? end - begin : 1))
 growth=$(((last - first) * 60 / span))
 echo "after the first minute: $growth KiB a minute, descriptors $fds to $lastfds"

@@ -172,7 +172,7 @@ func TestIntegrationNameserver(t *testing.T) {
 	for _, server := range []string{nobodyV4, nobodyV6} {
 		t.Run("redirected from "+server, func(t *testing.T) {
 			r.client.Etc(t, "resolv.conf", "nameserver "+server+"\n")
-			r.start(t, settings{rules: ownNameserver("") + appRules + namesRules})
+			r.start(t, settings{rules: ownNameserver("") + appRules + namesRules + r.ownHistory()})
 			defer r.stop(t)
 			r.listens(t, true)
 			r.wantLookups(t, all)
@@ -198,6 +198,7 @@ func TestIntegrationNameserver(t *testing.T) {
 			}
 			r.wantNoLoop(t)
 			r.wantQueries(t)
+			r.wantRemembered(t)
 		})
 	}
 	r.wantAsBefore(t, before)

@@ -5,13 +5,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/weirfw/weir/internal/refd/prompt"
 	"github.com/weirfw/weir/internal/testnet"
 	"github.com/weirfw/weir/internal/testutil"
+	"github.com/weirfw/weir/pkg/conn"
 	"github.com/weirfw/weir/pkg/connstore"
+	"github.com/weirfw/weir/pkg/verdict"
 )
 
 // The questions that refd asks, and what it remembers: a program waits for somebody's answer, which becomes a rule, and the history
@@ -22,12 +25,11 @@ func TestIntegrationPromptAndHistory(t *testing.T) {
 	serve(t, r.server)
 	r.start(t, settings{rules: fmt.Sprintf(`
 ask: {deny_after: 50s} # more than a busy machine takes
-history: {path: %s}
 default: {in: allow, out: allow}
 global:
   # the question
   - {id: web, direction: out, protocols: [tcp], remote_ports: "%d", action: ask}
-`, filepath.Join(r.dir, "history.db"), webPort)})
+%s`, webPort, r.ownHistory())})
 	url := fmt.Sprintf("http://%s:%d/", testnet.ServerV4, webPort)
 	r.cli(t, "prompt", "list") // now there is somebody to ask
 	curl := r.client.Start(t, "/usr/bin/curl", "-sS", "--noproxy", "*", "-m", "60", url)
@@ -70,5 +72,27 @@ global:
 	}
 	if out := r.cli(t, "conns", "--history", "--by", "app"); !strings.Contains(out, "/usr/bin/curl") {
 		t.Errorf("by app: %s", out)
+	}
+}
+
+// ownHistory is the setting of a history in the folder of the test.
+func (r *rig) ownHistory() string {
+	return fmt.Sprintf("history: {path: %s}\n", filepath.Join(r.dir, "history.db"))
+}
+
+// wantRemembered wants the queries of dig to be in the history as queries, and not among its connections.
+func (r *rig) wantRemembered(t *testing.T) {
+	t.Helper()
+	flags := []string{"--history", "--app", "/usr/bin/dig", "--domain", "open.test"}
+	var list []conn.Snapshot
+	r.eventually(t, startLimit, "the history has dig's query", func() bool {
+		list = r.conns(t, append(flags, "--queries")...)
+		return len(list) > 0 && !list[0].Live()
+	})
+	if q := list[0]; q.Query == nil || q.Query.Type != "A" || q.Query.RCode != "NOERROR" || q.Verdict() != verdict.Accept || q.Process == nil {
+		t.Errorf("got %+v, %+v; want an answered query, and who asked", q, q.Query)
+	}
+	if list := r.conns(t, flags...); slices.ContainsFunc(list, func(c conn.Snapshot) bool { return c.Query != nil }) {
+		t.Errorf("got %+v; want no query among the connections", list)
 	}
 }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# For measurements of refd: two hosts in network namespaces of their own, refd on the first one. To be sourced by a script
+# What measurements of refd have in common: two hosts in network namespaces of their own, refd on the first one. To be sourced by a script
 # whose directory is that of the repository.
 #
 #   lab NAME          as root: $work, a directory; $a and $b, namespaces with 10.88.0.1 and 10.88.0.2; $work/refd, the program. All of it
